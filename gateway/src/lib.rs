@@ -4,4 +4,7 @@
 pub mod path;
 pub mod route;
 
+pub mod config;
+pub mod data_dir;
 pub mod error;
+pub mod store;
