@@ -1,6 +1,7 @@
 //! The Gearway gateway. The modules stand in the order in which a request meets them; `ARCHITECTURE.md` tells how
 //! they fit together.
 
+pub mod auth;
 pub mod path;
 pub mod route;
 
