@@ -2,6 +2,7 @@
 //! they fit together.
 
 pub mod auth;
+pub mod framing;
 pub mod path;
 pub mod route;
 

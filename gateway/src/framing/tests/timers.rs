@@ -1,0 +1,212 @@
+//! The clock is paused: it moves only when every task waits, and then exactly to the next timer.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::time::{Instant, sleep};
+
+use super::super::{FramedIo, InProgress};
+use super::LIMITS;
+
+const SECOND: Duration = Duration::from_secs(1);
+const GET: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
+
+/// A client's end of a connection whose handler is `answer`.
+fn connect<A, F>(pipe: usize, answer: A) -> DuplexStream
+where
+    A: Fn(Request<hyper::body::Incoming>, InProgress) -> F + Send + 'static,
+    F: Future<Output = &'static str> + Send + 'static,
+{
+    let (client, server) = tokio::io::duplex(pipe);
+    let framed = FramedIo::new(server, LIMITS);
+    let activity = framed.activity();
+    let service = service_fn(move |request| {
+        let answering = answer(request, activity.begin());
+        async move { Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(answering.await)))) }
+    });
+    let connection =
+        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(framed), service);
+    tokio::spawn(connection);
+    client
+}
+
+async fn at_once(_: Request<hyper::body::Incoming>, in_progress: InProgress) -> &'static str {
+    drop(in_progress);
+    "done"
+}
+
+/// What comes until the connection closes, and when that is.
+async fn until_closed(client: &mut DuplexStream) -> (String, Duration) {
+    let start = Instant::now();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).await.expect("answers are text");
+    (answer, start.elapsed())
+}
+
+async fn send(client: &mut DuplexStream, bytes: &[u8]) {
+    client.write_all(bytes).await.expect("the server is still there");
+}
+
+fn assert_about(measured: Duration, expected: Duration) {
+    let late = measured.checked_sub(expected).expect("not before its time");
+    assert!(late < Duration::from_millis(10), "{measured:?} instead of {expected:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_connection_closes_after_header_timeout() {
+    let mut client = connect(1024, at_once);
+    let (answer, after) = until_closed(&mut client).await;
+    assert_eq!(answer, "");
+    assert_about(after, LIMITS.header_timeout);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_trickled_head_closes_after_header_timeout() {
+    let mut client = connect(1024, at_once);
+    send(&mut client, GET).await;
+    sleep(30 * SECOND).await;
+    let start = Instant::now();
+    let (mut reader, mut writer) = tokio::io::split(client);
+    tokio::spawn(async move {
+        while writer.write_all(b"G").await.is_ok() {
+            sleep(SECOND).await;
+        }
+    });
+    let mut answer = String::new();
+    reader.read_to_string(&mut answer).await.expect("answers are text");
+    assert_eq!(answer.matches("HTTP/1.1").count(), 1);
+    assert_about(start.elapsed(), LIMITS.header_timeout);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_that_comes_in_time_is_served() {
+    let mut client = connect(1024, at_once);
+    for pause in [0, 9, 70, 1, 70] {
+        sleep(pause * SECOND).await;
+        let (first, second) = GET.split_at(7);
+        send(&mut client, first).await;
+        sleep(9 * SECOND).await;
+        send(&mut client, second).await;
+    }
+    let (answer, after) = until_closed(&mut client).await;
+    assert_eq!(answer.matches("200 OK").count(), 5);
+    assert_about(after, LIMITS.idle_timeout);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_closes_after_idle_timeout() {
+    let mut client = connect(1024, at_once);
+    send(&mut client, GET).await;
+    sleep(70 * SECOND).await;
+    send(&mut client, GET).await;
+    let (answer, after) = until_closed(&mut client).await;
+    assert_eq!(answer.matches("200 OK").count(), 2);
+    assert_about(after, LIMITS.idle_timeout);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_in_progress_is_never_idle() {
+    let slow = 500 * SECOND;
+    let mut client = connect(1024, move |_, in_progress| async move {
+        sleep(slow).await;
+        drop(in_progress);
+        "done"
+    });
+    // The beginning of the next head waits as well.
+    send(&mut client, b"GET / HTTP/1.1\r\n\r\nGET / HT").await;
+    sleep(slow - SECOND).await;
+    send(&mut client, b"TP/1.1\r\n\r\n").await;
+    let (answer, after) = until_closed(&mut client).await;
+    assert_eq!(answer.matches("200 OK").count(), 2);
+    assert_about(after, SECOND + slow + LIMITS.idle_timeout);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_begun_during_a_request_has_its_time_after_it() {
+    let slow = 500 * SECOND;
+    let mut client = connect(1024, move |_, in_progress| async move {
+        sleep(slow).await;
+        drop(in_progress);
+        "done"
+    });
+    send(&mut client, b"GET / HTTP/1.1\r\n\r\nGET / HT").await;
+    let (answer, after) = until_closed(&mut client).await;
+    assert_eq!(answer.matches("200 OK").count(), 1);
+    assert_about(after, slow + LIMITS.header_timeout);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guard_that_outlives_the_response_defers_idleness() {
+    let mut client = connect(1024, |_, in_progress| async move {
+        tokio::spawn(async move {
+            sleep(200 * SECOND).await;
+            drop(in_progress);
+        });
+        "done"
+    });
+    send(&mut client, GET).await;
+    let (answer, after) = until_closed(&mut client).await;
+    assert_eq!(answer.matches("200 OK").count(), 1);
+    // Idle since the response was written, so overdue at once when the guard goes.
+    assert_about(after, 200 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn bodies_have_no_timer_here() {
+    let mut client = connect(1024, |request: Request<hyper::body::Incoming>, in_progress| async move {
+        let whole = request.into_body().collect().await;
+        drop(in_progress);
+        whole.map_or("broken", |_| "done")
+    });
+    send(&mut client, b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\n").await;
+    for _ in 0..5 {
+        sleep(100 * SECOND).await;
+        send(&mut client, b"x").await;
+    }
+    let (answer, after) = until_closed(&mut client).await;
+    assert!(answer.ends_with("done"), "{answer}");
+    assert_about(after, LIMITS.idle_timeout);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_its_response_slowly_gets_it_whole() {
+    let mut client = connect(16, at_once);
+    send(&mut client, b"GET / HTTP/1.1\r\n").await;
+    send(&mut client, b"\r\n").await;
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"done") {
+        sleep(60 * SECOND).await;
+        answer.push(client.read_u8().await.expect("the connection stays open"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_nothing_is_closed() {
+    let mut client = connect(16, at_once);
+    send(&mut client, b"GET / HTTP/1.1\r\n").await;
+    send(&mut client, b"\r\n").await;
+    sleep(LIMITS.idle_timeout + SECOND).await;
+    let (answer, _) = until_closed(&mut client).await;
+    assert_eq!(answer.len(), 16, "only what the pipe held: {answer}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_client_may_go_on_sending_for_a_while() {
+    let mut client = connect(1024, at_once);
+    send(&mut client, b"GET /\n").await;
+    let start = Instant::now();
+    while client.write_all(&[b'x'; 512]).await.is_ok() {
+        sleep(SECOND / 4).await;
+    }
+    let lingered = start.elapsed();
+    assert!((5 * SECOND..6 * SECOND).contains(&lingered), "{lingered:?}");
+    let (answer, _) = until_closed(&mut client).await;
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+}
