@@ -1,12 +1,27 @@
 //! The Gearway gateway. The modules stand in the order in which a request meets them; `ARCHITECTURE.md` tells how
 //! they fit together.
 
+pub mod admit;
 pub mod auth;
+pub mod body;
+pub mod dispatch;
+pub mod envelope;
 pub mod framing;
+pub mod listener;
 pub mod path;
+pub mod rate;
+pub mod relay;
+pub mod respond;
 pub mod route;
+pub mod upstream;
 
+pub mod admin;
 pub mod config;
 pub mod data_dir;
+pub mod dialect;
 pub mod error;
+pub mod plugin;
+pub mod registry;
+pub mod serve;
 pub mod store;
+pub mod telemetry;

@@ -1,0 +1,170 @@
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::runtime::Builder;
+
+use super::client::Client;
+use super::{AdminArgs, RoutesAction, TokensAction, WorkersAction, output};
+
+pub(super) fn routes(args: &AdminArgs, action: RoutesAction) -> anyhow::Result<()> {
+    match action {
+        RoutesAction::List => {
+            let answer = ask(args, Method::GET, &["v1", "routes"], &[], None)?;
+            if args.json {
+                return output::line(&answer.to_string());
+            }
+            let headings =
+                ["PATH", "METHODS", "WORKER", "KEY", "USER", "TIMEOUT MS", "REPLICAS", "AVAILABLE"];
+            list("no routes are known", headings, route_rows(&answer))
+        }
+        RoutesAction::Forget { path } => {
+            let answer = ask(args, Method::DELETE, &["v1", "routes"], &[("path", &path)], None)?;
+            if args.json {
+                return output::line(&answer.to_string());
+            }
+            output::line(&format!("forgot {path}"))
+        }
+    }
+}
+
+pub(super) fn workers(args: &AdminArgs, action: WorkersAction) -> anyhow::Result<()> {
+    match action {
+        WorkersAction::List => {
+            let answer = ask(args, Method::GET, &["v1", "workers"], &[], None)?;
+            if args.json {
+                return output::line(&answer.to_string());
+            }
+            let headings = [
+                "ID",
+                "NAME",
+                "VERSION",
+                "STATE",
+                "URL",
+                "PROTOCOL",
+                "HANDLERS",
+                "IN FLIGHT",
+                "LIMIT",
+                "CALLS",
+                "FAILURES",
+                "LEASE LEFT MS",
+            ];
+            let fields = [
+                "id",
+                "name",
+                "version",
+                "state",
+                "url",
+                "protocol",
+                "handlers",
+                "in_flight",
+                "max_concurrency",
+                "calls",
+                "failures",
+                "lease_left_ms",
+            ];
+            list("no workers are registered", headings, rows(&answer["workers"], fields))
+        }
+        WorkersAction::Drain { id } => {
+            ask(args, Method::POST, &["v1", "workers", &id, "drain"], &[], None)?;
+            if args.json {
+                return output::line(&json!({ "draining": id }).to_string());
+            }
+            output::line(&format!("{id} gets nothing new"))
+        }
+    }
+}
+
+pub(super) fn tokens(args: &AdminArgs, action: TokensAction) -> anyhow::Result<()> {
+    match action {
+        TokensAction::Create { user, ttl } => {
+            let mut body = json!({ "user": user });
+            if let Some(ttl) = ttl {
+                body["ttl"] = ttl.into();
+            }
+            let answer = ask(args, Method::POST, &["v1", "tokens"], &[], Some(&body))?;
+            if args.json {
+                return output::line(&answer.to_string());
+            }
+            let until = match &answer["expires_at"] {
+                Value::Null => "until it is revoked".to_owned(),
+                at => format!("until {}", output::cell(at)),
+            };
+            output::complain(&format!(
+                "an access token for {user}, good {until}; its id is {}. It is shown this once:",
+                output::cell(&answer["id"])
+            ));
+            output::line(answer["token"].as_str().unwrap_or_default())
+        }
+        TokensAction::List => {
+            let answer = ask(args, Method::GET, &["v1", "tokens"], &[], None)?;
+            if args.json {
+                return output::line(&answer.to_string());
+            }
+            let fields = ["id", "user", "created_at", "expires_at"];
+            list(
+                "there are no access tokens",
+                ["ID", "USER", "CREATED", "EXPIRES"],
+                rows(&answer["tokens"], fields),
+            )
+        }
+        TokensAction::Revoke { id } => {
+            ask(args, Method::DELETE, &["v1", "tokens", &id], &[], None)?;
+            if args.json {
+                return output::line(&json!({ "revoked": id }).to_string());
+            }
+            output::line(&format!("revoked {id}"))
+        }
+    }
+}
+
+pub(super) fn healthcheck(args: &AdminArgs) -> anyhow::Result<()> {
+    let answer = ask(args, Method::GET, &["readyz"], &[], None)?;
+    if args.json {
+        return output::line(&answer.to_string());
+    }
+    output::line("ready")
+}
+
+fn ask(
+    args: &AdminArgs,
+    method: Method,
+    path: &[&str],
+    query: &[(&str, &str)],
+    body: Option<&Value>,
+) -> anyhow::Result<Value> {
+    let client = Client::new(args)?;
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(client.ask(method, path, query, body))
+}
+
+fn list<const N: usize>(nothing: &str, headings: [&str; N], rows: Vec<[Value; N]>) -> anyhow::Result<()> {
+    if rows.is_empty() {
+        output::complain(nothing);
+        return Ok(());
+    }
+    output::table(headings, rows)
+}
+
+fn rows<const N: usize>(items: &Value, fields: [&str; N]) -> Vec<[Value; N]> {
+    let items = items.as_array().map(Vec::as_slice).unwrap_or_default();
+    items.iter().map(|item| fields.map(|field| item[field].clone())).collect()
+}
+
+/// One row for the methods of a path that differ in nothing else.
+fn route_rows(answer: &Value) -> Vec<[Value; 8]> {
+    let routes = answer["routes"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let fields = ["method", "owner", "key_required", "user_required", "timeout_ms", "replicas", "available"];
+    let mut table: Vec<[Value; 8]> = Vec::new();
+    for route in routes {
+        for [method, owner, key, user, timeout, replicas, ok] in rows(&route["methods"], fields) {
+            let row = [route["path"].clone(), method, owner, key, user, timeout, replicas, ok];
+            match table.last_mut() {
+                Some(last) if last[0] == row[0] && last[2..] == row[2..] => {
+                    let methods = [&last[1], &row[1]].map(|method| method.as_str().unwrap_or_default());
+                    last[1] = methods.join(" ").into();
+                }
+                _ => table.push(row),
+            }
+        }
+    }
+    table
+}

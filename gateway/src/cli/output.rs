@@ -1,0 +1,63 @@
+use std::io::{self, Write};
+
+use comfy_table::{Table, presets};
+use serde_json::Value;
+
+/// # Errors
+/// When nobody reads.
+pub(super) fn line(text: &str) -> anyhow::Result<()> {
+    Ok(writeln!(io::stdout().lock(), "{text}")?)
+}
+
+/// As [`line`], for text that ends its own lines.
+pub(super) fn text(text: &str) -> anyhow::Result<()> {
+    bytes(text.as_bytes())
+}
+
+/// As [`text`].
+pub(super) fn bytes(bytes: &[u8]) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(bytes)?;
+    Ok(stdout.flush()?)
+}
+
+/// Tells people something that is not the command's result.
+pub(super) fn complain(text: &str) {
+    // Where nobody reads standard error, there is nobody to tell.
+    writeln!(io::stderr().lock(), "{text}").ok();
+}
+
+/// Rows of JSON values under headings.
+pub(super) fn table<const N: usize>(
+    headings: [&str; N],
+    rows: impl IntoIterator<Item = [Value; N]>,
+) -> anyhow::Result<()> {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(headings);
+    for row in rows {
+        table.add_row(row.map(|value| cell(&value)));
+    }
+    let text = table.to_string();
+    for row in text.lines() {
+        line(row.trim())?;
+    }
+    Ok(())
+}
+
+/// A value as people read it. Workers choose some of the texts, so nothing in them may steer the terminal.
+pub(super) fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::Bool(true) => "yes".to_owned(),
+        Value::Bool(false) => "no".to_owned(),
+        Value::Number(number) => number.to_string(),
+        Value::String(text) => printable(text),
+        Value::Array(_) | Value::Object(_) => value.to_string(),
+    }
+}
+
+/// The text with control characters written out.
+pub(super) fn printable(text: &str) -> String {
+    let write_out = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(write_out).collect()
+}

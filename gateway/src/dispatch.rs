@@ -1,0 +1,273 @@
+//! One call to one replica that takes it, within the deadline, and never a second run of what may have run. Contract
+//! section 5.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName};
+use http::{HeaderValue, Request, Response};
+use http_body_util::Full;
+use smallvec::SmallVec;
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+
+use crate::admit::Admission;
+use crate::config::Config;
+use crate::envelope::{self, Call};
+use crate::error::Error;
+use crate::registry::{Handler, Offer, Registry, Replica, Rotation, Slot};
+use crate::respond::{self, Verdict};
+use crate::telemetry::{Metrics, RetryReason};
+use crate::upstream::{Answer, Connection, Exchange, Pool};
+
+/// How often a call is sent at most, whatever the reasons: a bound on work, not a promise.
+const MAX_TRIES: usize = 16;
+/// How often an idempotent handler is called again after an unknown outcome.
+const MAX_REPEATS: usize = 2;
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// What dispatch needs beside the call; one for each relay thread, because of the pool.
+#[derive(Debug, Clone)]
+pub struct Dispatcher {
+    pub registry: Registry,
+    pub pool: Arc<Pool>,
+    pub metrics: Arc<Metrics>,
+    /// Calls that were sent, so that a draining gateway waits for them.
+    pub calls: TaskTracker,
+}
+
+/// Why a call has no response.
+#[derive(Debug)]
+pub enum Undelivered {
+    /// No replica could take it now. It was not run, unless an attempt that may be repeated was `lost`.
+    NoReplica {
+        lost: Option<Error>,
+    },
+    Failed(Error),
+}
+
+impl From<Error> for Undelivered {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// How one attempt ended.
+enum Attempt {
+    Exchanged(Exchange),
+    TimedOut,
+}
+
+impl Dispatcher {
+    /// Sends the call to one of the handler's replicas and reads its reply. Once a call has been written it runs to its end, even if the
+    /// returned future is dropped; its admission is held until then.
+    ///
+    /// # Errors
+    /// [`Undelivered::NoReplica`] when none is in rotation with room for it.
+    pub async fn dispatch(
+        &self,
+        handler: &Handler,
+        call: &Call<'_>,
+        traceparent: &HeaderValue,
+        admission: &Arc<Admission>,
+        config: &Config,
+    ) -> Result<Response<Bytes>, Undelivered> {
+        let mut declined: SmallVec<[Arc<str>; 2]> = SmallVec::new();
+        let mut repeats = 0;
+        let mut lost = None;
+        let mut sent = 0;
+        // Replicas that cannot be reached do not count: each is out of the choice at once, so they come to an end by themselves.
+        while sent < MAX_TRIES {
+            if Instant::now() >= call.deadline {
+                return Err(lost.unwrap_or_else(|| not_run("no worker took the call in time")).into());
+            }
+            let Some((offer, slot)) = choose(handler, &declined) else {
+                let declines = |offer: &Offer| {
+                    offer.replica.rotation() == Rotation::In && declined.contains(&offer.replica.id)
+                };
+                return Err(match handler.offers.iter().any(declines) {
+                    true => lost.unwrap_or_else(|| not_run("every worker declined the call")).into(),
+                    // One that declined and left is followed by another.
+                    false => Undelivered::NoReplica { lost },
+                });
+            };
+            let replica = &offer.replica;
+            let connection = match self.pool.checkout(replica, &config.workers.allowed_urls).await {
+                Ok(connection) => connection,
+                Err(error) if error.is_ours() => {
+                    warn!(worker = replica.name(), %error, "no connection for a call");
+                    let reason = "the gateway has no room for a connection to the worker";
+                    return Err(lost.unwrap_or_else(|| not_run(reason)).into());
+                }
+                Err(error) => {
+                    self.metrics.count_retry(RetryReason::NotSent);
+                    self.eject(replica, &error.to_string());
+                    continue;
+                }
+            };
+            // The worker may have left while the connection was made; it must see no call after that.
+            if replica.rotation() != Rotation::In {
+                continue;
+            }
+            sent += 1;
+            let request = worker_request(replica, envelope::encode(call, offer), traceparent);
+            match self.attempt(connection, request, slot, call, admission, config).await {
+                Attempt::Exchanged(Exchange::Answered(answer)) => {
+                    match respond::judge(&answer, replica.dialect, config.limits.max_body) {
+                        Verdict::Done(result) => {
+                            if let Err(error @ Error::Nonsense { .. }) = &result {
+                                log_failure(replica, call, error);
+                            }
+                            return Ok(result?);
+                        }
+                        Verdict::NotRun(reason) => {
+                            self.metrics.count_retry(RetryReason::NotRun);
+                            self.decline(replica, &answer, reason, &mut declined);
+                        }
+                    }
+                }
+                Attempt::Exchanged(Exchange::NotWritten) => self.metrics.count_retry(RetryReason::NotSent),
+                Attempt::Exchanged(Exchange::Lost(reason)) => {
+                    let error = Error::OutcomeUnknown { reason };
+                    log_failure(replica, call, &error);
+                    if !offer.is_idempotent() || repeats == MAX_REPEATS {
+                        return Err(error.into());
+                    }
+                    repeats += 1;
+                    lost = Some(error);
+                    self.metrics.count_retry(RetryReason::Idempotent);
+                }
+                Attempt::Exchanged(Exchange::TooLarge) => {
+                    let error = Error::Nonsense { reason: "the reply is larger than limits.max_body".into() };
+                    log_failure(replica, call, &error);
+                    return Err(error.into());
+                }
+                Attempt::TimedOut => {
+                    log_failure(replica, call, &Error::WorkerTooSlow);
+                    return Err(Error::WorkerTooSlow.into());
+                }
+            }
+        }
+        Err(lost.unwrap_or_else(|| not_run("no worker took the call")).into())
+    }
+
+    /// One exchange, in a task of its own: it ends by itself, whoever still waits for it.
+    async fn attempt(
+        &self,
+        mut connection: Connection,
+        request: Request<Full<Bytes>>,
+        slot: Slot,
+        call: &Call<'_>,
+        admission: &Arc<Admission>,
+        config: &Config,
+    ) -> Attempt {
+        let this = self.clone();
+        let admission = Arc::clone(admission);
+        let deadline = call.deadline;
+        // Base64 makes a body 4/3 as long, and JSON's escapes may double a text.
+        let max_reply = config.limits.max_body.saturating_mul(2).saturating_add(64 * 1024);
+        let exchange = self.calls.spawn(async move {
+            let replica = slot.replica();
+            replica.count_call();
+            let started = Instant::now();
+            let exchange = connection.exchange(request, max_reply);
+            let outcome = tokio::time::timeout_at(deadline.into(), exchange).await;
+            this.metrics.observe_call(&replica.group.name, started.elapsed());
+            match &outcome {
+                Ok(Exchange::Answered(answer)) => {
+                    if answer.status.is_success() {
+                        this.registry.heard_from(replica);
+                    }
+                    this.pool.checkin(replica, connection);
+                }
+                Ok(Exchange::NotWritten) => {}
+                Ok(Exchange::Lost(_) | Exchange::TooLarge) | Err(_) => replica.count_failure(),
+            }
+            drop(admission);
+            outcome
+        });
+        match exchange.await {
+            Ok(Ok(exchange)) => Attempt::Exchanged(exchange),
+            Ok(Err(_)) => Attempt::TimedOut,
+            Err(error) => Attempt::Exchanged(Exchange::Lost(format!("the exchange failed: {error}"))),
+        }
+    }
+
+    fn eject(&self, replica: &Arc<Replica>, reason: &str) {
+        if self.registry.eject(replica, reason) {
+            self.metrics.count_ejection(&replica.group.name);
+        }
+    }
+
+    /// A worker that does not know the gateway's secret is another process at the same address, about to register: it is left
+    /// alone until it does. One that is full is only passed over for this call.
+    fn decline(
+        &self,
+        replica: &Arc<Replica>,
+        answer: &Answer,
+        reason: &'static str,
+        declined: &mut SmallVec<[Arc<str>; 2]>,
+    ) {
+        if answer.status == http::StatusCode::UNAUTHORIZED {
+            self.eject(replica, reason);
+        } else {
+            declined.push(Arc::clone(&replica.id));
+        }
+    }
+}
+
+/// The less loaded of two replicas chosen at random, among those in rotation with room, and a slot on it.
+fn choose<'h>(handler: &'h Handler, declined: &[Arc<str>]) -> Option<(&'h Offer, Slot)> {
+    let mut candidates: SmallVec<[&Offer; 8]> = handler
+        .offers
+        .iter()
+        .filter(|offer| offer.replica.rotation() == Rotation::In && offer.replica.has_room())
+        .filter(|offer| !declined.contains(&offer.replica.id))
+        .collect();
+    while !candidates.is_empty() {
+        let mut place = fastrand::usize(..candidates.len());
+        if candidates.len() > 1 {
+            let other = (place + 1 + fastrand::usize(..candidates.len() - 1)) % candidates.len();
+            if candidates[other].replica.in_flight() < candidates[place].replica.in_flight() {
+                place = other;
+            }
+        }
+        let offer = candidates.swap_remove(place);
+        if let Some(slot) = offer.replica.take_slot() {
+            return Some((offer, slot));
+        }
+    }
+    None
+}
+
+fn worker_request(replica: &Replica, envelope: Vec<u8>, traceparent: &HeaderValue) -> Request<Full<Bytes>> {
+    let mut request = Request::new(Full::new(envelope.into()));
+    *request.method_mut() = http::Method::POST;
+    *request.uri_mut() = replica.url.target().clone();
+    let headers = request.headers_mut();
+    headers.insert(HOST, replica.url.host_header().clone());
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Some(authorization) = &replica.authorization {
+        headers.insert(AUTHORIZATION, authorization.clone());
+    }
+    headers.insert(TRACEPARENT, traceparent.clone());
+    request
+}
+
+fn log_failure(replica: &Replica, call: &Call<'_>, error: &Error) {
+    warn!(
+        worker = replica.name(),
+        worker_id = %replica.id,
+        request_id = call.request_id,
+        method = %call.method,
+        path = call.path.as_str(),
+        %error,
+        "call failed"
+    );
+}
+
+fn not_run(reason: &'static str) -> Error {
+    Error::NotRun { reason: reason.into(), retry_after: RETRY_AFTER }
+}

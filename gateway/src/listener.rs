@@ -1,0 +1,212 @@
+//! Client connections: accepted in one place, handed to the relay thread that has the fewest, drained in the end.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use crate::framing::{FramedIo, FramingLimits};
+use crate::relay::Relay;
+
+/// A client that keeps a connection without a request for this long has forgotten it.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+/// Out of descriptors or memory: accepting again at once would only spin.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+const MAX_HANDED_OVER: usize = 1024;
+/// How often idle connections to workers are looked through.
+const RETIRE_EVERY: Duration = Duration::from_secs(1);
+
+/// A connection on its way from the acceptor to a relay thread.
+#[derive(Debug)]
+pub struct Accepted {
+    stream: std::net::TcpStream,
+    peer: SocketAddr,
+    _permit: OwnedSemaphorePermit,
+    _open: OpenConnection,
+}
+
+/// The acceptor's end of a relay thread, which ends when this is dropped.
+#[derive(Debug)]
+pub struct RelayThread {
+    connections: mpsc::Sender<Accepted>,
+    open: Arc<AtomicUsize>,
+}
+
+/// Counts a connection for as long as it lives.
+#[derive(Debug)]
+struct OpenConnection(Arc<AtomicUsize>);
+
+impl RelayThread {
+    /// The acceptor's end, and the end for [`serve`].
+    #[must_use]
+    pub fn channel() -> (Self, mpsc::Receiver<Accepted>) {
+        let (connections, receiver) = mpsc::channel(MAX_HANDED_OVER);
+        (Self { connections, open: Arc::default() }, receiver)
+    }
+
+    /// How many connections the thread has, for whoever wants to know it for longer than the acceptor lives.
+    #[must_use]
+    pub fn open_connections(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.open)
+    }
+
+    fn open(&self) -> OpenConnection {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        OpenConnection(Arc::clone(&self.open))
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Accepts until `shutdown`, then takes what has already been connected: closing a listener resets what waits in it.
+pub async fn accept(
+    listener: TcpListener,
+    threads: Vec<RelayThread>,
+    max_connections: usize,
+    shutdown: CancellationToken,
+) {
+    let places = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
+    loop {
+        let place = tokio::select! {
+            place = Arc::clone(&places).acquire_owned() => place,
+            () = shutdown.cancelled() => break,
+        };
+        let Ok(place) = place else { break };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shutdown.cancelled() => break,
+        };
+        match accepted {
+            Ok((stream, peer)) => hand_over(stream, peer, place, &threads).await,
+            Err(error) => refused(&error).await,
+        }
+    }
+    while let Ok(place) = Arc::clone(&places).try_acquire_owned()
+        && let Some(Ok((stream, peer))) = listener.accept().now_or_never()
+    {
+        hand_over(stream, peer, place, &threads).await;
+    }
+}
+
+async fn hand_over(
+    stream: TcpStream,
+    peer: SocketAddr,
+    permit: OwnedSemaphorePermit,
+    threads: &[RelayThread],
+) {
+    let Some(thread) = threads.iter().min_by_key(|thread| thread.open.load(Ordering::Relaxed)) else {
+        return;
+    };
+    // The stream leaves this thread's reactor for that of the thread that will serve it.
+    let stream = stream.set_nodelay(true).and_then(|()| stream.into_std());
+    match stream {
+        Ok(stream) => {
+            let accepted = Accepted { stream, peer, _permit: permit, _open: thread.open() };
+            if thread.connections.send(accepted).await.is_err() {
+                warn!("a relay thread has ended; its connection is closed");
+            }
+        }
+        Err(error) => debug!(%error, %peer, "a connection ended before it was served"),
+    }
+}
+
+async fn refused(error: &io::Error) {
+    match error.kind() {
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted => {}
+        _ => {
+            warn!(%error, "cannot accept connections");
+            tokio::time::sleep(ACCEPT_BACKOFF).await;
+        }
+    }
+}
+
+/// A relay thread's life: serves what it is handed until the acceptor ends, then waits for connections and calls to finish, for
+/// `drain_timeout` at most.
+pub async fn serve(
+    mut connections: mpsc::Receiver<Accepted>,
+    relay: Arc<Relay>,
+    shutdown: CancellationToken,
+    drain_timeout: Duration,
+) {
+    let open = TaskTracker::new();
+    let retirement = tokio::spawn(retire_idle(Arc::clone(&relay)));
+    while let Some(accepted) = connections.recv().await {
+        open.spawn(connection(accepted, Arc::clone(&relay), shutdown.clone()));
+    }
+    open.close();
+    let calls = relay.dispatcher.calls.clone();
+    calls.close();
+    let drained = async {
+        open.wait().await;
+        calls.wait().await;
+    };
+    if tokio::time::timeout(drain_timeout, drained).await.is_err() {
+        warn!(
+            connections = open.len(),
+            calls = calls.len(),
+            "public.drain_timeout is over; what still runs is cut off"
+        );
+    }
+    retirement.abort();
+}
+
+async fn retire_idle(relay: Arc<Relay>) {
+    loop {
+        tokio::time::sleep(RETIRE_EVERY).await;
+        relay.dispatcher.pool.retire(|id| relay.shared.registry.name_of(id).is_ok());
+    }
+}
+
+async fn connection(accepted: Accepted, relay: Arc<Relay>, shutdown: CancellationToken) {
+    let Accepted { stream, peer, _permit, _open } = accepted;
+    let Ok(stream) = TcpStream::from_std(stream) else { return };
+    let config = relay.shared.config.load_full();
+    let limits = FramingLimits {
+        max_header: usize::try_from(config.limits.max_header).unwrap_or(usize::MAX),
+        header_timeout: config.limits.header_timeout,
+        idle_timeout: IDLE_TIMEOUT,
+    };
+    let max_header = limits.max_header;
+    let framed = FramedIo::new(stream, limits);
+    let activity = framed.activity();
+    let service = service_fn(move |request| {
+        let relay = Arc::clone(&relay);
+        let busy = activity.begin();
+        async move {
+            let response = relay.handle(peer, request).await;
+            drop(busy);
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let connection = http1::Builder::new()
+        .header_read_timeout(None)
+        .max_buf_size(max_header)
+        .serve_connection(TokioIo::new(framed), service);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        debug!(%peer, %error, "a connection ended with an error");
+    }
+}

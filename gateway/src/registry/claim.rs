@@ -1,0 +1,160 @@
+use std::collections::HashMap;
+use std::time::Duration;
+
+use gearway_protocol::{GEARWAY_V1, HandlerSpec, Registration, SKYGEAR_V1};
+use http::Method;
+use smallvec::SmallVec;
+
+use crate::auth::Policy;
+use crate::dialect::Dialect;
+use crate::route::{Braces, Pattern, Shape};
+use crate::upstream::WorkerUrl;
+
+/// A registration that was checked for everything that can be checked without knowing the others.
+#[derive(Debug)]
+pub struct Claim {
+    pub url: WorkerUrl,
+    pub dialect: Dialect,
+    pub registration: Registration,
+    pub(super) handlers: Vec<ClaimedHandler>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct ClaimedHandler {
+    /// As the worker wrote it, which is how it wants to be called.
+    pub(super) name: std::sync::Arc<str>,
+    pub(super) pattern: Pattern,
+    pub(super) methods: SmallVec<[Method; 3]>,
+    pub(super) policy: Policy,
+    pub(super) timeout: Option<Duration>,
+    pub(super) idempotent: bool,
+}
+
+/// A registration that cannot be accepted as it is: which field, and why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {message}")]
+pub struct InvalidField {
+    pub field: String,
+    pub message: String,
+}
+
+impl InvalidField {
+    fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { field: field.into(), message: message.into() }
+    }
+}
+
+impl Claim {
+    /// # Errors
+    /// Names the first field that cannot be accepted.
+    pub fn check(registration: Registration) -> Result<Self, InvalidField> {
+        check_name(&registration.name)?;
+        let url = WorkerUrl::parse(&registration.url)
+            .map_err(|error| InvalidField::new("url", error.to_string()))?;
+        let dialect = match registration.protocol.as_str() {
+            GEARWAY_V1 => Dialect::GearwayV1,
+            SKYGEAR_V1 => Dialect::SkygearV1,
+            other => {
+                let message = format!("{other:?} is neither {GEARWAY_V1:?} nor {SKYGEAR_V1:?}");
+                return Err(InvalidField::new("protocol", message));
+            }
+        };
+        if registration.max_concurrency == Some(0) {
+            return Err(InvalidField::new(
+                "max_concurrency",
+                "must be at least 1; leave it out for no limit",
+            ));
+        }
+        let handlers = check_handlers(&registration.handlers, dialect)?;
+        Ok(Self { url, dialect, registration, handlers })
+    }
+
+    /// The paths claimed, each with the index of its handler.
+    pub fn paths(&self) -> impl Iterator<Item = (usize, &Pattern)> {
+        self.handlers.iter().map(|handler| &handler.pattern).enumerate()
+    }
+}
+
+impl ClaimedHandler {
+    pub(super) fn check(spec: &HandlerSpec, index: usize, dialect: Dialect) -> Result<Self, InvalidField> {
+        let field = |name: &str| format!("handlers[{index}].{name}");
+        let braces = match dialect {
+            Dialect::GearwayV1 => Braces::Param,
+            Dialect::SkygearV1 => Braces::Literal,
+        };
+        let pattern = Pattern::parse(&spec.name, braces)
+            .map_err(|error| InvalidField::new(field("name"), error.to_string()))?;
+        if spec.methods.is_empty() {
+            let message = "must name a method; leave it out for GET, POST and PUT";
+            return Err(InvalidField::new(field("methods"), message));
+        }
+        let mut methods = SmallVec::new();
+        for (place, name) in spec.methods.iter().enumerate() {
+            let Some(method) = known_method(name) else {
+                let message = format!(
+                    "{name:?} is none of GET, POST, PUT, DELETE, PATCH, HEAD, OPTIONS (in upper case)"
+                );
+                return Err(InvalidField::new(field(&format!("methods[{place}]")), message));
+            };
+            if !methods.contains(&method) {
+                methods.push(method);
+            }
+        }
+        // Accepting these and not doing it would let forged webhooks in, or lose acknowledged ones.
+        for (name, asked) in [("verify", &spec.verify), ("delivery", &spec.delivery)] {
+            if asked.is_some() {
+                let message = "is more than this gateway can do; leave it out, and do it in the handler";
+                return Err(InvalidField::new(field(name), message));
+            }
+        }
+        if spec.timeout_ms == Some(0) {
+            return Err(InvalidField::new(field("timeout_ms"), "must be at least 1"));
+        }
+        Ok(Self {
+            name: spec.name.as_str().into(),
+            pattern,
+            methods,
+            policy: Policy { key_required: spec.key_required, user_required: spec.user_required },
+            timeout: spec.timeout_ms.map(Duration::from_millis),
+            idempotent: spec.idempotent,
+        })
+    }
+}
+
+fn check_name(name: &str) -> Result<(), InvalidField> {
+    if name.is_empty() || name.len() > 128 || name.chars().any(char::is_control) {
+        let message = "must be 1 to 128 bytes without control characters";
+        return Err(InvalidField::new("name", message));
+    }
+    Ok(())
+}
+
+fn check_handlers(specs: &[HandlerSpec], dialect: Dialect) -> Result<Vec<ClaimedHandler>, InvalidField> {
+    let mut claimed: HashMap<(Shape, Method), usize> = HashMap::new();
+    let mut handlers = Vec::with_capacity(specs.len());
+    for (index, spec) in specs.iter().enumerate() {
+        let handler = ClaimedHandler::check(spec, index, dialect)?;
+        for method in &handler.methods {
+            if let Some(other) = claimed.insert((handler.pattern.shape(), method.clone()), index) {
+                let message = format!("{method} {} is handlers[{other}]'s already", handler.pattern.path());
+                return Err(InvalidField::new(format!("handlers[{index}].name"), message));
+            }
+        }
+        handlers.push(handler);
+    }
+    Ok(handlers)
+}
+
+/// Contract section 3.
+fn known_method(name: &str) -> Option<Method> {
+    match name {
+        "GET" => Some(Method::GET),
+        "POST" => Some(Method::POST),
+        "PUT" => Some(Method::PUT),
+        "DELETE" => Some(Method::DELETE),
+        "PATCH" => Some(Method::PATCH),
+        "HEAD" => Some(Method::HEAD),
+        "OPTIONS" => Some(Method::OPTIONS),
+        _ => None,
+    }
+}

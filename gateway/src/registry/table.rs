@@ -1,0 +1,90 @@
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use http::Method;
+use smallvec::SmallVec;
+
+use super::group::Group;
+use super::replica::{Replica, Rotation};
+use crate::auth::Policy;
+use crate::route::RouteTable;
+
+/// What the gateway knows of routes and replicas at one moment. Never changed: the registry swaps in another.
+#[derive(Debug)]
+pub struct Table {
+    pub routes: RouteTable<Endpoint>,
+}
+
+/// Everything registered for one path.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// The path as its first claimant wrote it; what metrics and logs call the route.
+    pub path: Arc<str>,
+    pub(super) handlers: SmallVec<[Handler; 1]>,
+}
+
+/// One method of a path. It belongs to one worker name, and has a replica for each worker that offers it: none when
+/// the route is only remembered.
+#[derive(Debug)]
+pub struct Handler {
+    pub method: Method,
+    /// The strictest that a replica asks for.
+    pub policy: Policy,
+    /// The shortest that a replica asks for.
+    pub timeout: Option<Duration>,
+    pub group: Arc<Group>,
+    pub offers: SmallVec<[Offer; 1]>,
+    /// When the last replica that offered it went, for a route that is only remembered.
+    pub lost_at: Option<SystemTime>,
+}
+
+/// A replica's handler for a route.
+#[derive(Debug, Clone)]
+pub struct Offer {
+    pub replica: Arc<Replica>,
+    /// Index into the replica's handlers.
+    pub(super) handler: u32,
+}
+
+impl Endpoint {
+    #[must_use]
+    pub fn handler(&self, method: &Method) -> Option<&Handler> {
+        self.handlers.iter().find(|handler| handler.method == *method)
+    }
+
+    pub fn handlers(&self) -> impl Iterator<Item = &Handler> {
+        self.handlers.iter()
+    }
+}
+
+impl Handler {
+    /// Whether some replica could take a call now.
+    #[must_use]
+    pub fn is_available(&self) -> bool {
+        self.offers.iter().any(|offer| offer.replica.rotation() == Rotation::In && offer.replica.has_room())
+    }
+
+    /// Whether a replica is there that will take calls as soon as it has room.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.offers.iter().any(|offer| offer.replica.rotation() == Rotation::In && !offer.replica.has_room())
+    }
+}
+
+impl Offer {
+    /// The handler's name as this replica registered it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.replica.handlers[self.handler as usize].name
+    }
+
+    /// The names of the pattern's `{param}`s, in order.
+    pub fn params(&self) -> impl Iterator<Item = &str> {
+        self.replica.handlers[self.handler as usize].pattern.params().iter().map(AsRef::as_ref)
+    }
+
+    #[must_use]
+    pub fn is_idempotent(&self) -> bool {
+        self.replica.handlers[self.handler as usize].idempotent
+    }
+}

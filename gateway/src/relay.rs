@@ -1,0 +1,383 @@
+//! The spine: a request's way through the gateway, from its head to its response.
+
+mod client;
+
+use std::borrow::Cow;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::header::{CONNECTION, LOCATION, RETRY_AFTER};
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use tracing::debug;
+
+use crate::admit::{Admission, InFlight};
+use crate::auth::Authenticator;
+use crate::body;
+use crate::config::{Config, Unmatched};
+use crate::dispatch::{Dispatcher, Undelivered};
+use crate::envelope::Call;
+use crate::error::Error;
+use crate::path::{self, CanonicalPath, Target};
+use crate::rate::RateLimits;
+use crate::registry::{Group, Handler, NoParking, Registry};
+use crate::route::Found;
+use crate::telemetry::{self, AuthFailure, Metrics};
+
+const REQUEST_ID: http::HeaderName = http::HeaderName::from_static("x-request-id");
+/// A tenth of `limits.max_in_flight` may wait for the workers of one name. Contract section 6.
+const PARKED_SHARE: usize = 10;
+/// A worker that comes back registers within seconds.
+const RETRY_AFTER_PARKING: Duration = Duration::from_secs(2);
+
+/// The status that logs and metrics give a request whose client went away before its response, as nginx has it.
+const CLIENT_GONE: u16 = 499;
+
+/// What every relay thread shares.
+#[derive(Debug)]
+pub struct Shared {
+    pub registry: Registry,
+    pub auth: ArcSwap<Authenticator>,
+    pub config: Arc<ArcSwap<Config>>,
+    pub rate_limits: ArcSwap<RateLimits>,
+    pub in_flight: Arc<InFlight>,
+    pub metrics: Arc<Metrics>,
+}
+
+/// One relay thread's way to answer requests.
+#[derive(Debug)]
+pub struct Relay {
+    pub shared: Arc<Shared>,
+    pub dispatcher: Dispatcher,
+}
+
+/// A request without its body.
+struct Inbound {
+    head: Parts,
+    peer: SocketAddr,
+    peer_is_trusted: bool,
+    request_id: String,
+    arrived: Instant,
+}
+
+/// What the head asks for, read once.
+struct Asked<'h> {
+    host: &'h str,
+    raw_path: &'h str,
+    path: CanonicalPath<'h>,
+    /// Without credentials.
+    query: Cow<'h, str>,
+    remote_addr: IpAddr,
+    traceparent: HeaderValue,
+}
+
+/// What a request has taken and left behind on its way, over all attempts.
+struct Progress<'r> {
+    body: Received,
+    /// Whether the API key's rate limit has counted it.
+    counted: bool,
+    /// How long it may still wait for a worker.
+    patience: Duration,
+    trail: Trail<'r>,
+}
+
+enum Received {
+    Waiting(Incoming),
+    Whole(Bytes, Arc<Admission>),
+    /// Given up: reading it failed, and so did the request.
+    Failed,
+}
+
+/// What the log and the metrics say of a request. They say it when this is dropped, which is also how a client that goes away
+/// ends its request.
+struct Trail<'r> {
+    inbound: &'r Inbound,
+    metrics: &'r Metrics,
+    route: Option<Arc<str>>,
+    worker: Option<Arc<Group>>,
+    user: Option<String>,
+    /// [`None`] until there is a response.
+    status: Option<StatusCode>,
+}
+
+impl Relay {
+    /// Answers a request, whatever it is. What surrounds every response is here; what decides it is in `relay()`.
+    pub async fn handle(&self, peer: SocketAddr, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let config = self.shared.config.load_full();
+        let (mut head, body) = request.into_parts();
+        client::drop_connection_headers(&mut head.headers);
+        let peer_is_trusted = client::is_trusted(peer.ip(), &config.public.trusted_proxies);
+        let request_id = client::request_id(&head.headers, peer_is_trusted);
+        let inbound = Inbound { head, peer, peer_is_trusted, request_id, arrived: Instant::now() };
+        let mut progress = Progress {
+            body: Received::Waiting(body),
+            counted: false,
+            patience: config.workers.park,
+            trail: Trail {
+                inbound: &inbound,
+                metrics: &self.shared.metrics,
+                route: None,
+                worker: None,
+                user: None,
+                status: None,
+            },
+        };
+        let result = self.relay(&inbound, &mut progress, &config).await;
+        let mut response = match result {
+            Ok(response) => response,
+            Err(error) => {
+                if let Some(reason) = auth_failure(&error) {
+                    self.shared.metrics.count_auth_failure(reason);
+                }
+                error_response(&error, &inbound.request_id)
+            }
+        };
+        if inbound.head.method == Method::CONNECT {
+            // Whatever follows was meant for the tunnel that there is not.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        if let Ok(value) = HeaderValue::from_str(&inbound.request_id) {
+            response.headers_mut().insert(REQUEST_ID, value);
+        }
+        progress.trail.status = Some(response.status());
+        response.map(Full::new)
+    }
+
+    /// Attempts until one has an answer; between two of them the request is parked.
+    async fn relay(
+        &self,
+        inbound: &Inbound,
+        progress: &mut Progress<'_>,
+        config: &Config,
+    ) -> Result<Response<Bytes>, Error> {
+        let auth = self.shared.auth.load_full();
+        let host = client::host(&inbound.head)?;
+        let remote_addr =
+            client::address(inbound.peer.ip(), &inbound.head.headers, &config.public.trusted_proxies);
+        self.shared.rate_limits.load().check_address(remote_addr)?;
+        let query = auth.visible_query(inbound.head.uri.query().unwrap_or_default());
+        let raw_path = inbound.head.uri.path();
+        let path = match path::canonicalise(raw_path)? {
+            Target::Path(path) => path,
+            Target::Redirect(path) => return Ok(redirect(&inbound.head.method, path, &query)),
+        };
+        let traceparent = client::traceparent(&inbound.head.headers, &inbound.request_id);
+        let asked = Asked { host, raw_path, path, query, remote_addr, traceparent };
+        // How an attempt that may have run was lost: from then on no error may say that it did not run.
+        let mut lost = None;
+        loop {
+            let failure = match self.attempt(inbound, &asked, progress, &auth, config).await {
+                Ok(response) => return Ok(response),
+                Err(Undelivered::NoReplica { lost: now }) => {
+                    lost = now.or(lost);
+                    self.park(inbound, &asked, progress, config).await.err()
+                }
+                Err(Undelivered::Failed(error)) => Some(error),
+            };
+            match (failure, lost.take()) {
+                (Some(Error::NotRun { .. }), Some(lost)) => return Err(lost),
+                (Some(error), _) => return Err(error),
+                (None, still) => lost = still,
+            }
+        }
+    }
+
+    /// Route, authenticate, admit, read, dispatch.
+    async fn attempt(
+        &self,
+        inbound: &Inbound,
+        asked: &Asked<'_>,
+        progress: &mut Progress<'_>,
+        auth: &Authenticator,
+        config: &Config,
+    ) -> Result<Response<Bytes>, Undelivered> {
+        let Parts { method, headers, uri, .. } = &inbound.head;
+        let table = self.shared.registry.table();
+        let (endpoint, captures) = match table.routes.find(&asked.path) {
+            Found::Match { value, captures } => (value, captures),
+            Found::RedirectToSubtree => {
+                return Ok(redirect(method, format!("{}/", asked.path.encoded()), &asked.query));
+            }
+            Found::Nothing => return Ok(self.unmatched(method, config)?),
+        };
+        progress.trail.route = Some(Arc::clone(&endpoint.path));
+        let handler = endpoint
+            .handler(method)
+            .ok_or_else(|| Error::MethodNotRegistered { method: method.to_string() })?;
+        progress.trail.worker = Some(Arc::clone(&handler.group));
+        let permit = auth.authenticate(headers, uri.query(), handler.policy).await?;
+        progress.trail.user = permit.user_id().map(str::to_owned);
+        if !progress.counted {
+            self.shared.rate_limits.load().check_key(&permit)?;
+            progress.counted = true;
+        }
+        if !handler.is_available() {
+            return Err(Undelivered::NoReplica { lost: None });
+        }
+        let (body, admission) = self.receive(&mut progress.body, config).await?;
+        if !Arc::ptr_eq(&table, &self.shared.registry.table()) {
+            // Who may call, and whom, could have changed while the body was under way.
+            return Err(Undelivered::NoReplica { lost: None });
+        }
+        let call = Call {
+            method,
+            path: &asked.path,
+            raw_path: asked.raw_path,
+            query: &asked.query,
+            headers,
+            host: asked.host,
+            body: &body,
+            remote_addr: asked.remote_addr,
+            peer_is_trusted: inbound.peer_is_trusted,
+            request_id: &inbound.request_id,
+            permit: &permit,
+            captures: &captures,
+            deadline: inbound.deadline(handler, config),
+        };
+        self.dispatcher.dispatch(handler, &call, &asked.traceparent, &admission, config).await
+    }
+
+    /// Contract section 3 for what nobody registered, and section 6 for what somebody may be about to.
+    fn unmatched(&self, method: &Method, config: &Config) -> Result<Response<Bytes>, Error> {
+        let writes = matches!(*method, Method::POST | Method::PUT | Method::PATCH | Method::DELETE);
+        if writes && self.shared.registry.may_lack_routes() {
+            let reason = "the gateway has just started and does not know every route yet".into();
+            return Err(Error::NotRun { reason, retry_after: config.workers.lease });
+        }
+        match config.public.unmatched {
+            Unmatched::Ok => Ok(json(StatusCode::OK, Bytes::from_static(br#"{"result":{"status":"OK"}}"#))),
+            Unmatched::NotFound => Err(Error::RouteNotFound),
+        }
+    }
+
+    /// Lets the request in and reads its body, once.
+    async fn receive(&self, body: &mut Received, config: &Config) -> Result<(Bytes, Arc<Admission>), Error> {
+        match std::mem::replace(body, Received::Failed) {
+            Received::Waiting(incoming) => {
+                let mut admission = self.shared.in_flight.enter(&config.limits)?;
+                let bytes = body::read(incoming, &config.limits, &mut admission).await?;
+                *body = Received::Whole(bytes, Arc::new(admission));
+            }
+            read => *body = read,
+        }
+        match body {
+            Received::Whole(bytes, admission) => Ok((bytes.clone(), Arc::clone(admission))),
+            Received::Waiting(_) | Received::Failed => Err(Error::bad_request("the body could not be read")),
+        }
+    }
+
+    /// Waits until another attempt makes sense: a replica is in rotation with room, or the route is another. Contract
+    /// section 6.
+    async fn park(
+        &self,
+        inbound: &Inbound,
+        asked: &Asked<'_>,
+        progress: &mut Progress<'_>,
+        config: &Config,
+    ) -> Result<(), Error> {
+        let method = &inbound.head.method;
+        let table = self.shared.registry.table();
+        let Found::Match { value, .. } = table.routes.find(&asked.path) else { return Ok(()) };
+        let Some(handler) = value.handler(method) else { return Ok(()) };
+        let ready = || match self.shared.registry.table().routes.find(&asked.path) {
+            Found::Match { value, .. } => value.handler(method).is_none_or(Handler::is_available),
+            Found::RedirectToSubtree | Found::Nothing => true,
+        };
+        let started = Instant::now();
+        let left = inbound.deadline(handler, config).saturating_duration_since(started);
+        let at_most = (config.limits.max_in_flight / PARKED_SHARE).max(1);
+        let parked = handler.group.park(handler.lost_at, at_most, progress.patience.min(left), ready).await;
+        progress.patience = progress.patience.saturating_sub(started.elapsed());
+        parked.map_err(|refused| {
+            let reason = match refused {
+                NoParking::LongGone => "no worker serves this route now",
+                NoParking::Full => "too many requests wait for this route's worker",
+                NoParking::NobodyCame if handler.is_busy() => "every worker of this route is busy",
+                NoParking::NobodyCame => "no worker of this route came back in time",
+            };
+            Error::NotRun { reason: reason.into(), retry_after: RETRY_AFTER_PARKING }
+        })
+    }
+}
+
+impl Drop for Trail<'_> {
+    fn drop(&mut self) {
+        let inbound = self.inbound;
+        let elapsed = inbound.arrived.elapsed();
+        let route = self.route.as_ref();
+        let status = self.status.map_or(CLIENT_GONE, |status| status.as_u16());
+        self.metrics.observe_request(&inbound.head.method, route, status, elapsed);
+        debug!(
+            target: telemetry::ACCESS,
+            request_id = inbound.request_id,
+            method = %inbound.head.method,
+            path = inbound.head.uri.path(),
+            route = route.map(|route| &**route),
+            worker = self.worker.as_ref().map(|group| &*group.name),
+            user = self.user,
+            status,
+            duration_ms = elapsed.as_secs_f64() * 1000.0,
+            "request"
+        );
+    }
+}
+
+impl Inbound {
+    /// One deadline for everything, from the request's arrival.
+    fn deadline(&self, handler: &Handler, config: &Config) -> Instant {
+        self.arrived + config.limits.request_timeout.min(handler.timeout.unwrap_or(Duration::MAX))
+    }
+}
+
+fn auth_failure(error: &Error) -> Option<AuthFailure> {
+    match error {
+        Error::NotAuthenticated(_) => Some(AuthFailure::Missing),
+        Error::AccessKeyNotAccepted => Some(AuthFailure::ApiKey),
+        Error::AccessTokenNotAccepted => Some(AuthFailure::AccessToken),
+        Error::BadRequest(_)
+        | Error::BodyTooLarge { .. }
+        | Error::BodyTooSlow
+        | Error::RateLimited { .. }
+        | Error::MethodNotRegistered { .. }
+        | Error::RouteNotFound
+        | Error::NotRun { .. }
+        | Error::OutcomeUnknown { .. }
+        | Error::WorkerTooSlow
+        | Error::Nonsense { .. }
+        | Error::Handler(_) => None,
+    }
+}
+
+fn redirect(method: &Method, path: String, query: &str) -> Response<Bytes> {
+    let status = match *method {
+        Method::GET | Method::HEAD => StatusCode::MOVED_PERMANENTLY,
+        _ => StatusCode::PERMANENT_REDIRECT,
+    };
+    let location = if query.is_empty() { path } else { format!("{path}?{query}") };
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = status;
+    if let Ok(location) = HeaderValue::try_from(location) {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    response
+}
+
+fn error_response(error: &Error, request_id: &str) -> Response<Bytes> {
+    let mut response = json(error.status(), error.to_json(request_id).into());
+    if let Some(after) = error.retry_after() {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
+    }
+    response
+}
+
+fn json(status: StatusCode, body: Bytes) -> Response<Bytes> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}

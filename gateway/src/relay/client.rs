@@ -1,0 +1,197 @@
+//! What a request's head says about who sent it, and how much of that counts.
+
+use std::net::IpAddr;
+
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName};
+use http::request::Parts;
+use http::uri::Authority;
+use http::{HeaderValue, Method};
+use ipnet::IpNet;
+use smallvec::SmallVec;
+
+use crate::error::Error;
+
+/// Removes what `Connection` names before anything else reads the headers (RFC 9110 section 7.6.1), so that no two readers
+/// disagree about what was sent. `Host` and `Content-Length` are end-to-end whatever it says.
+pub(super) fn drop_connection_headers(headers: &mut HeaderMap) {
+    let named: SmallVec<[HeaderName; 2]> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(|name| !name.eq_ignore_ascii_case("keep-alive") && !name.eq_ignore_ascii_case("close"))
+        .filter_map(|name| name.parse().ok())
+        .filter(|name| name != HOST && name != CONTENT_LENGTH)
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+}
+
+/// The host that the request is for.
+///
+/// # Errors
+/// For CONNECT, and when `Host` is missing, repeated or not an authority. Contract section 7.
+pub(super) fn host(head: &Parts) -> Result<&str, Error> {
+    if head.method == Method::CONNECT {
+        return Err(Error::bad_request("CONNECT is not supported"));
+    }
+    let mut hosts = head.headers.get_all(HOST).iter();
+    let host = hosts.next().ok_or_else(|| Error::bad_request("the Host header is missing"))?;
+    if hosts.next().is_some() {
+        return Err(Error::bad_request("the Host header is repeated"));
+    }
+    let host = host
+        .to_str()
+        .ok()
+        .filter(|host| host.parse::<Authority>().is_ok_and(|authority| !authority.as_str().contains('@')))
+        .ok_or_else(|| Error::bad_request("the Host header is not a host and port"))?;
+    // RFC 9112 section 3.2.2: the authority of an absolute target counts, not the header.
+    Ok(head.uri.authority().map_or(host, Authority::as_str))
+}
+
+pub(super) fn is_trusted(peer: IpAddr, trusted_proxies: &[IpNet]) -> bool {
+    !trusted_proxies.is_empty() && trusted_proxies.iter().any(|range| range.contains(&peer.to_canonical()))
+}
+
+/// The client's address: the peer's, or what trusted proxies say stands before them.
+pub(super) fn address(peer: IpAddr, headers: &HeaderMap, trusted_proxies: &[IpNet]) -> IpAddr {
+    let mut address = peer.to_canonical();
+    if !is_trusted(address, trusted_proxies) {
+        return address;
+    }
+    let hops: SmallVec<[&str; 4]> = headers
+        .get_all("x-forwarded-for")
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .collect();
+    // Each proxy appends who it heard from, so the list is true from its end for as long as those who wrote it are trusted.
+    for hop in hops.iter().rev() {
+        let Ok(before) = hop.trim_matches(['[', ']']).parse::<IpAddr>() else { break };
+        address = before.to_canonical();
+        if !is_trusted(address, trusted_proxies) {
+            break;
+        }
+    }
+    address
+}
+
+/// A trusted proxy's id, or a new one: 32 hexadecimal digits.
+pub(super) fn request_id(headers: &HeaderMap, peer_is_trusted: bool) -> String {
+    peer_is_trusted
+        .then(|| headers.get("x-request-id")?.to_str().ok())
+        .flatten()
+        .filter(|id| (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic()))
+        .map_or_else(|| hex(fastrand::u128(1..)), str::to_owned)
+}
+
+/// W3C trace context for the worker: the client's trace with a span of the gateway's, or a trace that begins here.
+pub(super) fn traceparent(headers: &HeaderMap, request_id: &str) -> HeaderValue {
+    let span = &hex(fastrand::u128(1..))[16..];
+    let parent = headers.get("traceparent").and_then(|value| value.to_str().ok()).and_then(trace_and_flags);
+    let text = match parent {
+        Some((trace, flags)) => format!("00-{trace}-{span}-{flags}"),
+        None if is_hex(request_id, 32) => format!("00-{request_id}-{span}-00"),
+        None => format!("00-{}-{span}-00", hex(fastrand::u128(1..))),
+    };
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
+}
+
+fn trace_and_flags(value: &str) -> Option<(&str, &str)> {
+    let mut parts = value.split('-');
+    let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let valid = is_hex(version, 2)
+        && version != "ff"
+        && (version != "00" || parts.next().is_none())
+        && is_hex(trace, 32)
+        && is_hex(span, 16)
+        && is_hex(flags, 2)
+        && trace.bytes().any(|byte| byte != b'0')
+        && span.bytes().any(|byte| byte != b'0');
+    valid.then_some((trace, flags))
+}
+
+fn is_hex(text: &str, digits: usize) -> bool {
+    text.len() == digits && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+fn hex(number: u128) -> String {
+    format!("{number:032x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in fields {
+            map.append(*name, HeaderValue::from_static(value));
+        }
+        map
+    }
+
+    #[test]
+    fn forwarded_addresses_count_from_the_end_while_proxies_are_trusted() {
+        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
+        let peer: IpAddr = "10.0.0.1".parse().unwrap();
+        for (peer, forwarded, client) in [
+            (peer, "203.0.113.9", "203.0.113.9"),
+            (peer, "1.1.1.1, 203.0.113.9, 10.0.0.2", "203.0.113.9"),
+            (peer, "nonsense, 10.0.0.2", "10.0.0.2"),
+            (peer, "", "10.0.0.1"),
+            (peer, "[2001:db8::1]", "2001:db8::1"),
+            ("192.0.2.1".parse().unwrap(), "203.0.113.9", "192.0.2.1"),
+            ("::ffff:10.0.0.1".parse().unwrap(), "203.0.113.9", "203.0.113.9"),
+        ] {
+            let headers = headers(&[("x-forwarded-for", forwarded)]);
+            assert_eq!(address(peer, &headers, &trusted).to_string(), client, "{peer} {forwarded}");
+        }
+    }
+
+    #[test]
+    fn connection_cannot_remove_host_or_length() {
+        let mut map = headers(&[
+            ("connection", "close, x-a, Host"),
+            ("connection", "content-length"),
+            ("host", "h"),
+            ("content-length", "1"),
+            ("x-a", "1"),
+            ("x-b", "2"),
+        ]);
+        drop_connection_headers(&mut map);
+        assert!(map.get("x-a").is_none());
+        assert!(["host", "content-length", "x-b"].iter().all(|name| map.contains_key(*name)));
+    }
+
+    #[test]
+    fn a_trace_goes_on_with_a_new_span() {
+        let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+        for (given, flags) in [
+            ("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "01"),
+            ("cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00-future", "00"),
+        ] {
+            let value = traceparent(&headers(&[("traceparent", given)]), "id");
+            let value = value.to_str().unwrap();
+            assert!(value.starts_with(&format!("00-{trace}-")) && value.ends_with(flags), "{value}");
+            assert!(!value.contains("00f067aa0ba902b7"));
+        }
+        for given in [
+            "",
+            "00-0-0-0",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        ] {
+            let mut map = HeaderMap::new();
+            map.insert("traceparent", HeaderValue::from_str(given).unwrap());
+            let request_id = "0123456789abcdef0123456789abcdef";
+            assert!(
+                traceparent(&map, request_id).to_str().unwrap().starts_with(&format!("00-{request_id}-")),
+                "{given}"
+            );
+        }
+    }
+}

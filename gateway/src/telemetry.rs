@@ -1,0 +1,398 @@
+//! Logs and metrics: the names that operators and dashboards rely on.
+
+use std::fmt;
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Method;
+use parking_lot::Mutex;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::{Family, MetricConstructor};
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+use tracing_subscriber::EnvFilter;
+
+/// The tracing target of the one event that each relayed request ends with.
+pub const ACCESS: &str = "gearway::access";
+
+/// What [`Metrics::encode`] writes, for the `Content-Type` header.
+pub const METRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The boundaries that OpenTelemetry's HTTP conventions give for durations, in seconds.
+const SECONDS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+
+/// The route label of requests that matched none.
+const UNMATCHED: &str = "_unmatched";
+
+/// Sends events to standard error: as lines for people on a terminal, otherwise as JSON. `RUST_LOG` chooses which;
+/// without it, those of level `info` and above.
+pub fn init_tracing() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if std::io::stderr().is_terminal() {
+        builder.init();
+    } else {
+        builder.json().flatten_event(true).with_current_span(false).with_span_list(false).init();
+    }
+}
+
+/// What the gateway counts. Every label's values are bounded: routes and worker names by what was registered,
+/// the others by the enums here.
+pub struct Metrics {
+    registry: Mutex<Registry>,
+    requests: Family<RequestLabels, Histogram, Seconds>,
+    calls: Family<WorkerLabel, Histogram, Seconds>,
+    retries: Family<ReasonLabel, Counter>,
+    ejections: Family<WorkerLabel, Counter>,
+    auth_failures: Family<ReasonLabel, Counter>,
+}
+
+/// A number that lives elsewhere and is read when metrics are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reading {
+    InFlightRequests,
+    BytesInFlight,
+    Connections,
+    ParkedRequests,
+}
+
+/// Why a call was sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetryReason {
+    /// No byte of it had been written.
+    NotSent,
+    /// The worker said that it did not run it.
+    NotRun,
+    /// Its handler may run twice.
+    Idempotent,
+}
+
+/// Why credentials were refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthFailure {
+    /// None where some are required.
+    Missing,
+    ApiKey,
+    AccessToken,
+    /// Contradictory or repeated ones.
+    Ambiguous,
+    /// On the admin listener.
+    AdminToken,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    http_request_method: &'static str,
+    http_route: Arc<str>,
+    http_response_status_code: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WorkerLabel {
+    worker: Arc<str>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone)]
+struct Seconds;
+
+impl MetricConstructor<Histogram> for Seconds {
+    fn new_metric(&self) -> Histogram {
+        Histogram::new(SECONDS)
+    }
+}
+
+impl Metrics {
+    #[must_use]
+    pub fn new() -> Self {
+        let metrics = Self {
+            registry: Mutex::default(),
+            requests: Family::new_with_constructor(Seconds),
+            calls: Family::new_with_constructor(Seconds),
+            retries: Family::default(),
+            ejections: Family::default(),
+            auth_failures: Family::default(),
+        };
+        let mut registry = metrics.registry.lock();
+        registry.register(
+            "http_server_request_duration_seconds",
+            "From a request's first byte to the end of its response",
+            metrics.requests.clone(),
+        );
+        registry.register(
+            "gearway_worker_request_duration_seconds",
+            "From sending a call to a worker to its reply",
+            metrics.calls.clone(),
+        );
+        registry.register("gearway_retries", "Calls that were sent again", metrics.retries.clone());
+        registry.register(
+            "gearway_ejections",
+            "Replicas taken out of rotation because they could not be reached",
+            metrics.ejections.clone(),
+        );
+        registry.register("gearway_auth_failures", "Refused credentials", metrics.auth_failures.clone());
+        let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
+        // The exposition format adds `_info`.
+        registry.register("gearway_build", "The gateway's version", build);
+        drop(registry);
+        metrics
+    }
+
+    /// Counts a request that was answered. `route` is the pattern that it matched.
+    pub fn observe_request(&self, method: &Method, route: Option<&Arc<str>>, status: u16, elapsed: Duration) {
+        let http_route = route.map_or_else(|| Arc::from(UNMATCHED), Arc::clone);
+        let labels = RequestLabels {
+            http_request_method: known_method(method),
+            http_route,
+            http_response_status_code: status,
+        };
+        self.requests.get_or_create(&labels).observe(elapsed.as_secs_f64());
+    }
+
+    /// Counts a call that its worker answered, or failed to.
+    pub fn observe_call(&self, worker: &Arc<str>, elapsed: Duration) {
+        let label = WorkerLabel { worker: Arc::clone(worker) };
+        self.calls.get_or_create(&label).observe(elapsed.as_secs_f64());
+    }
+
+    pub fn count_retry(&self, reason: RetryReason) {
+        self.retries.get_or_create(&ReasonLabel { reason: reason.as_str() }).inc();
+    }
+
+    pub fn count_ejection(&self, worker: &Arc<str>) {
+        self.ejections.get_or_create(&WorkerLabel { worker: Arc::clone(worker) }).inc();
+    }
+
+    pub fn count_auth_failure(&self, reason: AuthFailure) {
+        self.auth_failures.get_or_create(&ReasonLabel { reason: reason.as_str() }).inc();
+    }
+
+    /// Has `read` called whenever metrics are asked for. It must not block.
+    pub fn watch(&self, reading: Reading, read: impl Fn() -> usize + Send + Sync + 'static) {
+        let (name, help) = reading.name_and_help();
+        self.registry.lock().register_collector(Box::new(Watched { name, help, read }));
+    }
+
+    /// Has `read` called whenever metrics are asked for: how many workers are in each state. It must not block.
+    pub fn watch_workers<const N: usize>(
+        &self,
+        read: impl Fn() -> [(&'static str, usize); N] + Send + Sync + 'static,
+    ) {
+        self.registry.lock().register_collector(Box::new(WatchedWorkers { read }));
+    }
+
+    /// Everything, in the OpenMetrics text format, which Prometheus reads.
+    ///
+    /// # Errors
+    /// When a metric cannot be written as text.
+    pub fn encode(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry.lock())?;
+        Ok(text)
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl Reading {
+    fn name_and_help(self) -> (&'static str, &'static str) {
+        match self {
+            Self::InFlightRequests => {
+                ("gearway_in_flight_requests", "Requests that were admitted and not answered yet.")
+            }
+            Self::BytesInFlight => {
+                ("gearway_bytes_in_flight", "Bytes of bodies that requests in flight hold.")
+            }
+            Self::Connections => ("gearway_connections", "Open connections of clients."),
+            Self::ParkedRequests => ("gearway_parked_requests", "Requests that wait for a worker."),
+        }
+    }
+}
+
+impl RetryReason {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::NotSent => "not_sent",
+            Self::NotRun => "not_run",
+            Self::Idempotent => "idempotent",
+        }
+    }
+}
+
+impl AuthFailure {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::ApiKey => "api_key",
+            Self::AccessToken => "access_token",
+            Self::Ambiguous => "ambiguous",
+            Self::AdminToken => "admin_token",
+        }
+    }
+}
+
+/// A client may send any method, so those outside RFC 9110 and PATCH share one label, as OpenTelemetry says.
+fn known_method(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::PATCH => "PATCH",
+        Method::HEAD => "HEAD",
+        Method::OPTIONS => "OPTIONS",
+        Method::CONNECT => "CONNECT",
+        Method::TRACE => "TRACE",
+        _ => "_OTHER",
+    }
+}
+
+struct Watched<F> {
+    name: &'static str,
+    help: &'static str,
+    read: F,
+}
+
+impl<F> fmt::Debug for Watched<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watched").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl<F: Fn() -> usize + Send + Sync + 'static> Collector for Watched<F> {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let gauge = gauge((self.read)());
+        gauge.encode(encoder.encode_descriptor(self.name, self.help, None, gauge.metric_type())?)
+    }
+}
+
+struct WatchedWorkers<F> {
+    read: F,
+}
+
+impl<F> fmt::Debug for WatchedWorkers<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WatchedWorkers").finish_non_exhaustive()
+    }
+}
+
+impl<const N: usize, F> Collector for WatchedWorkers<F>
+where
+    F: Fn() -> [(&'static str, usize); N] + Send + Sync + 'static,
+{
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Workers in the table, by whether they are given calls.";
+        let metric_type = gauge(0).metric_type();
+        let mut encoder = encoder.encode_descriptor("gearway_workers", help, None, metric_type)?;
+        for (state, count) in (self.read)() {
+            gauge(count).encode(encoder.encode_family(&[("state", state)])?)?;
+        }
+        Ok(())
+    }
+}
+
+fn gauge(value: usize) -> ConstGauge<i64> {
+    ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(metrics: &Metrics) -> Vec<String> {
+        metrics.encode().unwrap().lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_request_lands_in_its_bucket() {
+        let metrics = Metrics::new();
+        let route: Arc<str> = "/foo/".into();
+        metrics.observe_request(&Method::GET, Some(&route), 200, Duration::from_millis(30));
+        let labels = r#"http_request_method="GET",http_route="/foo/",http_response_status_code="200""#;
+        let lines = lines(&metrics);
+        for (bound, count) in [("0.025", 0), ("0.05", 1), ("10.0", 1), ("+Inf", 1)] {
+            let line =
+                format!("http_server_request_duration_seconds_bucket{{le=\"{bound}\",{labels}}} {count}");
+            assert!(lines.contains(&line), "{line}\n{lines:#?}");
+        }
+        assert!(lines.contains(&format!("http_server_request_duration_seconds_count{{{labels}}} 1")));
+    }
+
+    #[test]
+    fn clients_cannot_make_up_label_values() {
+        let metrics = Metrics::new();
+        let made_up = Method::from_bytes(b"BREW").unwrap();
+        metrics.observe_request(&made_up, None, 404, Duration::ZERO);
+        let text = metrics.encode().unwrap();
+        assert!(text.contains(r#"http_request_method="_OTHER",http_route="_unmatched""#), "{text}");
+        assert!(!text.contains("BREW"), "{text}");
+    }
+
+    #[test]
+    fn a_route_cannot_break_out_of_its_label() {
+        let metrics = Metrics::new();
+        metrics.observe_request(&Method::GET, Some(&"/a\"b\nc\\".into()), 200, Duration::ZERO);
+        let text = metrics.encode().unwrap();
+        assert!(text.contains(r#"http_route="/a\"b\nc\\""#), "{text}");
+    }
+
+    #[test]
+    fn counters_count() {
+        let metrics = Metrics::new();
+        metrics.count_retry(RetryReason::NotSent);
+        metrics.count_retry(RetryReason::NotSent);
+        metrics.count_ejection(&"orders".into());
+        metrics.count_auth_failure(AuthFailure::AdminToken);
+        metrics.observe_call(&"orders".into(), Duration::from_secs(20));
+        let lines = lines(&metrics);
+        for line in [
+            r#"gearway_retries_total{reason="not_sent"} 2"#,
+            r#"gearway_ejections_total{worker="orders"} 1"#,
+            r#"gearway_auth_failures_total{reason="admin_token"} 1"#,
+            r#"gearway_worker_request_duration_seconds_bucket{le="10.0",worker="orders"} 0"#,
+            r#"gearway_worker_request_duration_seconds_bucket{le="+Inf",worker="orders"} 1"#,
+            concat!(r#"gearway_build_info{version=""#, env!("CARGO_PKG_VERSION"), r#""} 1"#),
+        ] {
+            assert!(lines.iter().any(|found| found == line), "{line}\n{lines:#?}");
+        }
+    }
+
+    #[test]
+    fn readings_are_taken_when_asked_for() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        let metrics = Metrics::new();
+        let value = Arc::new(AtomicUsize::new(1));
+        let source = Arc::clone(&value);
+        metrics.watch(Reading::InFlightRequests, move || source.load(Ordering::SeqCst));
+        metrics.watch_workers(|| [("live", 2), ("draining", 0)]);
+        value.store(7, Ordering::SeqCst);
+        let lines = lines(&metrics);
+        for line in [
+            "gearway_in_flight_requests 7",
+            r#"gearway_workers{state="live"} 2"#,
+            r#"gearway_workers{state="draining"} 0"#,
+        ] {
+            assert!(lines.iter().any(|found| found == line), "{line}\n{lines:#?}");
+        }
+        assert_eq!(lines.last().map(String::as_str), Some("# EOF"));
+    }
+}
