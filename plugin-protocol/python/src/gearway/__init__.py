@@ -1,0 +1,56 @@
+"""Cloud code in Python: HTTP handlers that a Gearway gateway calls.
+
+    import gearway
+
+    @gearway.handler("foo", method=["GET"])
+    def foo(request):
+        return {"key": request.args["key"]}
+
+``gearway run app.py`` serves them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from werkzeug import Response
+
+from ._context import AccessKeyType, Context, current_context, current_user_id
+from ._errors import Error, ErrorCode
+from ._request import Request
+from ._worker import Worker
+
+if TYPE_CHECKING:
+    from ._standalone import AsgiWorker, WsgiWorker
+
+    asgi: AsgiWorker
+    wsgi: WsgiWorker
+
+__all__ = [
+    "AccessKeyType",
+    "Context",
+    "Error",
+    "ErrorCode",
+    "Request",
+    "Response",
+    "Worker",
+    "asgi",
+    "current_context",
+    "current_user_id",
+    "default_worker",
+    "handler",
+    "mount",
+    "wsgi",
+]
+
+default_worker = Worker()
+"""What ``gearway.handler`` and ``gearway.mount`` add to, and ``gearway run`` serves."""
+
+handler = default_worker.handler
+mount = default_worker.mount
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("asgi", "wsgi"):
+        return getattr(default_worker, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Literal
+
+AccessKeyType = Literal["client", "master"]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the gateway knows about a call beside the request itself."""
+
+    request_id: str
+    """The id that the client gets as ``X-Request-Id``."""
+    user_id: str | None = None
+    """The authenticated user. No header says this: what a header says, the client wrote."""
+    access_key_type: AccessKeyType | None = None
+    """The kind of API key that was presented."""
+    timeout_ms: int | None = None
+    """How long the gateway waits for the reply, in milliseconds from when it sent the call."""
+    traceparent: str | None = None
+    """W3C trace context of the call."""
+    delivery: Mapping[str, Any] | None = None
+    """What the gateway says about a stored webhook: ``id``, ``attempt``, ``received_at``, and so on."""
+
+
+_current: ContextVar[Context] = ContextVar("gearway.context")
+
+
+def current_context() -> Context | None:
+    """The context of the call whose handler is running, in a thread or on a loop; None outside one."""
+    return _current.get(None)
+
+
+def current_user_id() -> str | None:
+    """The authenticated user of the call whose handler is running; None when there is none, and outside a handler."""
+    context = _current.get(None)
+    return None if context is None else context.user_id
+
+
+def enter(context: Context) -> None:
+    """Sets the context for the running task, and for the threads and tasks that copy its variables."""
+    _current.set(context)

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import pytest
+from harness import envelope
+
+from gearway._envelope import NotAnEnvelope, decode
+from gearway._request import Request, environ
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 3000, 3001, 3002, 100_000])
+@pytest.mark.parametrize("separators", [(", ", ": "), (",", ":")])
+def test_bodies_of_every_length(size: int, separators: tuple[str, str]) -> None:
+    body = random.Random(size).randbytes(size)
+    raw = json.dumps(json.loads(envelope("foo", "POST", body)), separators=separators).encode()
+    assert decode(raw).body == body
+
+
+def test_a_body_is_not_mistaken() -> None:
+    """Other fields that look like the body, in an envelope long enough for the short cut."""
+    body = b"\xfb\xff" * 3000
+    fields = json.loads(envelope("foo", "POST", body))
+    for key, value in (
+        ("params", {"body": "YQ=="}),
+        ("params", {'"body': "YQ=="}),
+        ("query_string", '{"body":"YQ=="}'),
+        ("query_string", ',"body":"'),
+        ("raw_path", '\\"body":"YQ=="'),
+    ):
+        for separators in ((", ", ": "), (",", ":")):
+            param = {key: value, **{k: v for k, v in fields["param"].items() if k != key}}
+            call = decode(json.dumps({**fields, "param": param}, separators=separators).encode())
+            assert call.body == body
+            assert getattr(call, key) == value
+    # An escaped slash is JSON, though nobody writes it.
+    assert decode(json.dumps(fields).replace("/", "\\/").encode()).body == body
+
+
+def test_unknown_fields_are_ignored() -> None:
+    fields = json.loads(envelope("foo"))
+    fields["new"] = fields["context"]["new"] = fields["param"]["new"] = {"body": 1}
+    assert decode(json.dumps(fields).encode()).name == "foo"
+
+
+NOT_ENVELOPES: list[tuple[tuple[str, ...], Any]] = [
+    (("kind",), "event"),
+    (("name",), None),
+    (("context",), []),
+    (("context", "request_id"), 1),
+    (("context", "user_id"), 1),
+    (("param",), None),
+    (("param", "method"), None),
+    (("param", "path"), 3),
+    (("param", "header"), []),
+    (("param", "header"), {"A": "b"}),
+    (("param", "header"), {"A": [1]}),
+    (("param", "body"), None),
+    (("param", "body"), "YQ"),
+    (("param", "body"), "Y Q=="),
+    (("param", "body"), "YQ==YQ=="),
+    (("param", "body"), "Y-_="),
+    (("param", "body"), "é"),
+    (("param", "body"), "Y" * 4000 + "Q-=="),
+    (("param", "body"), "Y" * 4001),
+]
+
+
+@pytest.mark.parametrize(("path", "value"), NOT_ENVELOPES, ids=lambda value: repr(value)[:40])
+def test_what_is_no_envelope(path: tuple[str, ...], value: object) -> None:
+    fields = json.loads(envelope("foo"))
+    at = fields
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = value
+    with pytest.raises(NotAnEnvelope):
+        decode(json.dumps(fields).encode())
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"null", b"\xff", b'"x"'])
+def test_what_is_not_even_an_object(raw: bytes) -> None:
+    with pytest.raises(NotAnEnvelope):
+        decode(raw)
+
+
+def test_headers_cannot_pass_for_others() -> None:
+    """`X_A` and `X-A` have one name in an environ; the one that was not meant is left out there."""
+    fields = json.loads(envelope("foo"))
+    fields["param"]["header"].update({"X_real_ip": ["evil"], "X-Many": ["1", "2"], "Cookie": ["a=1", "b=2"]})
+    call = decode(json.dumps(fields).encode())
+    variables = environ(call)
+    assert "HTTP_X_REAL_IP" not in variables
+    assert variables["HTTP_X_MANY"] == "1,2"
+    request = Request(variables)
+    assert request.headers.getlist("X-Many") == ["1", "2"]
+    assert request.headers["X_real_ip"] == "evil"
+    assert dict(request.cookies) == {"a": "1", "b": "2"}
+
+
+def test_delivery_and_trace_reach_the_context() -> None:
+    delivery = {"id": "d1", "attempt": 2, "received_at": "2026-01-01T00:00:00Z", "replay_of": None}
+    call = decode(envelope("foo", delivery=delivery), "00-ab-cd-01")
+    assert call.context.delivery == delivery
+    assert call.context.traceparent == "00-ab-cd-01"
