@@ -1,0 +1,99 @@
+import { withCall } from "./current.js";
+import { NotAnEnvelope, readEnvelope } from "./envelope.js";
+import { ErrorCode, HandlerError, NEUTRAL, encodeError, isHandlerError } from "./error.js";
+import { encodeReply } from "./reply.js";
+import { openCall } from "./request.js";
+
+/** @typedef {{ status: number, body: string }} Answer The worker's HTTP response to one envelope. */
+
+/** What turns envelopes into replies. */
+export class Calls {
+  #routes;
+  #logger;
+
+  /**
+   * @param {import("./routes.js").Routes} routes
+   * @param {import("../index.js").Logger} logger
+   */
+  constructor(routes, logger) {
+    this.#routes = routes;
+    this.#logger = logger;
+  }
+
+  /**
+   * Runs the handler that the envelope names. Never throws.
+   *
+   * @param {string} text
+   * @param {string | null} traceparent
+   * @returns {Promise<Answer>}
+   */
+  async answer(text, traceparent) {
+    let opened;
+    let route;
+    try {
+      const envelope = readEnvelope(text);
+      const { name, param } = envelope;
+      route = this.#routes.find(name, param.method);
+      if (route === undefined) {
+        return failure(
+          200,
+          ErrorCode.UndefinedOperation,
+          `no handler ${JSON.stringify(name)} for ${param.method}`,
+        );
+      }
+      opened = openCall(envelope, traceparent);
+    } catch (error) {
+      if (!(error instanceof NotAnEnvelope)) this.#logger.error("cannot read an envelope", { error });
+      return failure(
+        400,
+        ErrorCode.BadRequest,
+        `not an envelope: ${error instanceof Error ? error.message : error}`,
+      );
+    }
+    const { request, call, finished } = opened;
+    const { run } = route;
+    try {
+      return { status: 200, body: await withCall(call, async () => encodeReply(await run(request, call))) };
+    } catch (error) {
+      return this.#failed(error, call);
+    } finally {
+      finished();
+    }
+  }
+
+  /**
+   * @param {unknown} error
+   * @param {import("../index.js").Call} call
+   * @returns {Answer}
+   */
+  #failed(error, call) {
+    const fields = { handler: call.handlerName, method: call.method, request_id: call.requestId };
+    if (isHandlerError(error)) {
+      try {
+        const body = encodeError(error);
+        if (error.cause !== undefined)
+          this.#logger.error("a handler answered with an error", { ...fields, error });
+        return { status: 200, body };
+      } catch (cause) {
+        this.#logger.error("a HandlerError's info cannot be JSON", { ...fields, error: cause });
+        return failure(200, ErrorCode.UnexpectedError, NEUTRAL);
+      }
+    }
+    if (call.signal.aborted && error === call.signal.reason) {
+      this.#logger.warn("a handler stopped at its deadline", fields);
+      return failure(200, ErrorCode.PluginTimeout, "the handler stopped at its deadline");
+    }
+    this.#logger.error("a handler failed", { ...fields, error });
+    return failure(200, ErrorCode.UnexpectedError, NEUTRAL);
+  }
+}
+
+/**
+ * @param {number} status
+ * @param {number} code
+ * @param {string} message
+ * @returns {Answer}
+ */
+export function failure(status, code, message) {
+  return { status, body: encodeError(new HandlerError(code, message)) };
+}

@@ -1,0 +1,138 @@
+/**
+ * What the gateway sends, read into one shape. Contract section 5.
+ *
+ * @typedef {object} Envelope
+ * @property {string} name
+ * @property {Context} context
+ * @property {Param} param
+ *
+ * @typedef {object} Context
+ * @property {string} requestId
+ * @property {string | null} userId
+ * @property {import("../index.js").AccessKeyType | null} accessKeyType
+ * @property {number | undefined} timeoutMs
+ * @property {Record<string, unknown> | null} delivery
+ *
+ * @typedef {object} Param
+ * @property {string} method
+ * @property {string} path
+ * @property {string} rawPath
+ * @property {string} queryString
+ * @property {Record<string, string>} params
+ * @property {[string, string][]} headers
+ * @property {Buffer} body
+ * @property {string} remoteAddr
+ */
+
+/** The text is not an envelope. */
+export class NotAnEnvelope extends Error {}
+
+/**
+ * @param {string} text
+ * @returns {Envelope}
+ */
+export function readEnvelope(text) {
+  /** @type {unknown} */
+  let value;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    throw new NotAnEnvelope("not JSON");
+  }
+  const envelope = object(value, "the envelope");
+  if (envelope.kind !== "handler") throw new NotAnEnvelope('kind must be "handler"');
+  const context = object(envelope.context ?? {}, "context");
+  const param = object(envelope.param, "param");
+  return {
+    name: string(envelope.name, "name"),
+    context: {
+      requestId: string(context.request_id ?? "", "context.request_id"),
+      userId: context.user_id == null ? null : string(context.user_id, "context.user_id"),
+      accessKeyType: accessKeyType(context.access_key_type),
+      timeoutMs: timeout(context.timeout_ms),
+      delivery: context.delivery == null ? null : object(context.delivery, "context.delivery"),
+    },
+    param: {
+      method: string(param.method, "param.method"),
+      path: string(param.path, "param.path"),
+      rawPath: string(param.raw_path ?? "", "param.raw_path"),
+      queryString: string(param.query_string ?? "", "param.query_string"),
+      params: params(param.params ?? {}),
+      headers: headers(param.header ?? {}),
+      body: bytes(param.body ?? "", "param.body"),
+      remoteAddr: string(param.remote_addr ?? "", "param.remote_addr"),
+    },
+  };
+}
+
+/**
+ * @param {unknown} value
+ * @param {string} field
+ * @returns {Record<string, unknown>}
+ */
+function object(value, field) {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) {
+    throw new NotAnEnvelope(`${field} must be an object`);
+  }
+  return /** @type {Record<string, unknown>} */ (value);
+}
+
+/**
+ * @param {unknown} value
+ * @param {string} field
+ */
+function string(value, field) {
+  if (typeof value !== "string") throw new NotAnEnvelope(`${field} must be a string`);
+  return value;
+}
+
+/** @param {unknown} value */
+function accessKeyType(value) {
+  if (value == null) return null;
+  if (value === "client" || value === "master") return value;
+  throw new NotAnEnvelope("context.access_key_type must be client or master");
+}
+
+/** @param {unknown} value */
+function timeout(value) {
+  if (value == null) return undefined;
+  if (typeof value === "number" && value >= 0) return value;
+  throw new NotAnEnvelope("context.timeout_ms must be a number that is not negative");
+}
+
+/**
+ * @param {unknown} value
+ * @returns {Record<string, string>}
+ */
+function params(value) {
+  const entries = Object.entries(object(value, "param.params"));
+  return Object.fromEntries(entries.map(([name, text]) => [name, string(text, `param.params.${name}`)]));
+}
+
+/**
+ * @param {unknown} value
+ * @returns {[string, string][]}
+ */
+function headers(value) {
+  return Object.entries(object(value, "param.header")).flatMap(([name, values]) => {
+    if (!Array.isArray(values)) throw new NotAnEnvelope(`param.header.${name} must be a list`);
+    return values.map(
+      (text) => /** @type {[string, string]} */ ([name, string(text, `param.header.${name}`)]),
+    );
+  });
+}
+
+/**
+ * @param {unknown} value
+ * @param {string} field
+ */
+function bytes(value, field) {
+  const text = string(value, field);
+  const decoded = Buffer.from(text, "base64");
+  // Buffer passes over what is not base64; then there are fewer bytes than the text stands for.
+  const padding = text.endsWith("==") ? 2 : text.endsWith("=") ? 1 : 0;
+  if (text.length % 4 !== 0 || decoded.length !== (text.length / 4) * 3 - padding) {
+    throw new NotAnEnvelope(`${field} must be standard base64 with padding`);
+  }
+  return decoded;
+}

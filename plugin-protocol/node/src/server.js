@@ -1,0 +1,199 @@
+import { once } from "node:events";
+import http from "node:http";
+import { setTimeout as sleep } from "node:timers/promises";
+import { failure } from "./call.js";
+import { ErrorCode } from "./error.js";
+
+/** The gateway keeps idle connections for 30 s and counts on 60 s here, so this ends only those that it forgot. */
+const IDLE_MS = 120_000;
+/** Above the idle time, because Node has counted it against the next request's head. */
+const HEAD_MS = 125_000;
+/** For a whole request, so not below that of its head. */
+const REQUEST_MS = 180_000;
+/** A call that the gateway chose this worker for before it heard of the drain may still be on its way. */
+const STRAGGLERS_MS = 500;
+const LONGEST_STRAGGLERS_MS = 5_000;
+/** What connections get to take the last replies away, once everything has run. */
+const LAST_REPLIES_MS = 5_000;
+
+/** The worker's own HTTP server, to which the gateway posts envelopes. */
+export class Server {
+  #calls;
+  #secret;
+  #maxConcurrency;
+  #maxEnvelopeBytes;
+  #logger;
+  #http;
+  /** Requests that a connection is busy with. @type {Map<import("node:net").Socket, number>} */
+  #busy = new Map();
+  #begun = 0;
+  /** Handlers that run, or will as soon as their envelope is read. */
+  #running = 0;
+  /** Those that count against `maxConcurrency`. */
+  #taken = 0;
+  #stopping = false;
+  #idle = () => {};
+
+  /**
+   * @param {object} parts
+   * @param {import("./call.js").Calls} parts.calls
+   * @param {import("./secret.js").Secret} parts.secret
+   * @param {number | undefined} parts.maxConcurrency
+   * @param {number} parts.maxEnvelopeBytes
+   * @param {import("../index.js").Logger} parts.logger
+   */
+  constructor({ calls, secret, maxConcurrency, maxEnvelopeBytes, logger }) {
+    this.#calls = calls;
+    this.#secret = secret;
+    this.#maxConcurrency = maxConcurrency ?? Infinity;
+    this.#maxEnvelopeBytes = maxEnvelopeBytes;
+    this.#logger = logger;
+    const timeouts = { keepAliveTimeout: IDLE_MS, headersTimeout: HEAD_MS, requestTimeout: REQUEST_MS };
+    this.#http = http.createServer({ ...timeouts, noDelay: true });
+    this.#http.on("connection", (socket) => {
+      this.#busy.set(socket, 0);
+      socket.on("close", () => this.#busy.delete(socket));
+    });
+    this.#http.on("request", (request, response) => {
+      this.#track(request, response, this.#respond(request, response));
+    });
+  }
+
+  /**
+   * @param {{ host: string, port: number }} address
+   * @returns {Promise<import("node:net").AddressInfo>}
+   */
+  async listen({ host, port }) {
+    this.#http.listen({ host, port });
+    await once(this.#http, "listening");
+    return /** @type {import("node:net").AddressInfo} */ (this.#http.address());
+  }
+
+  /** Returns when the calls that were on their way have arrived: when none has come for a while. */
+  async takeStragglers() {
+    let before;
+    let waitedMs = 0;
+    do {
+      before = this.#begun;
+      await sleep(STRAGGLERS_MS);
+      // A handler that kept the process busy may have kept what has arrived from being read.
+      for (let turn = 0; turn < 3; turn += 1) await new Promise((resolve) => setImmediate(resolve));
+      waitedMs += STRAGGLERS_MS;
+    } while (this.#begun !== before && waitedMs < LONGEST_STRAGGLERS_MS);
+  }
+
+  /** Closes the listener and the idle connections, and returns when what runs has been answered. */
+  async stop() {
+    const closed = new Promise((resolve) => this.#http.close(resolve));
+    this.#stopping = true;
+    for (const [socket, requests] of this.#busy) {
+      if (requests === 0) socket.destroy();
+    }
+    const idle = new Promise((resolve) => {
+      this.#idle = () => resolve(undefined);
+    });
+    if (this.#running > 0) await idle;
+    const impatience = setTimeout(() => this.#http.closeAllConnections(), LAST_REPLIES_MS);
+    await closed;
+    clearTimeout(impatience);
+  }
+
+  /**
+   * @param {http.IncomingMessage} request
+   * @param {http.ServerResponse} response
+   * @param {Promise<void>} responding
+   */
+  #track(request, response, responding) {
+    const { socket } = request;
+    this.#begun += 1;
+    this.#running += 1;
+    this.#busy.set(socket, (this.#busy.get(socket) ?? 0) + 1);
+    response.on("close", () => {
+      const requests = (this.#busy.get(socket) ?? 1) - 1;
+      if (socket.destroyed) return;
+      this.#busy.set(socket, requests);
+      if (this.#stopping && requests === 0) socket.destroySoon();
+    });
+    responding
+      .catch((error) => {
+        this.#logger.error("cannot answer a call", { error });
+        response.destroy();
+      })
+      .finally(() => {
+        this.#running -= 1;
+        if (this.#running === 0) this.#idle();
+      });
+  }
+
+  /**
+   * @param {http.IncomingMessage} request
+   * @param {http.ServerResponse} response
+   */
+  async #respond(request, response) {
+    const send = (/** @type {import("./call.js").Answer} */ { status, body }, header = {}) => {
+      if (this.#stopping) response.shouldKeepAlive = false;
+      const bytes = Buffer.from(body);
+      response.writeHead(status, {
+        "Content-Type": "application/json",
+        "Content-Length": bytes.length,
+        ...header,
+      });
+      response.end(bytes);
+    };
+    // An answer that overtakes the request's body may be lost with the connection, so every body is read.
+    const arriving = read(request, this.#maxEnvelopeBytes);
+    if (!(await this.#secret.accepts(request.headers.authorization))) {
+      await arriving;
+      return send(failure(401, ErrorCode.NotAuthenticated, "this is not the worker's secret"));
+    }
+    if (request.method !== "POST") {
+      await arriving;
+      return send(failure(405, ErrorCode.BadRequest, "envelopes come by POST"), { Allow: "POST" });
+    }
+    if (this.#taken >= this.#maxConcurrency) {
+      await arriving;
+      const message = `the worker runs ${this.#maxConcurrency} calls at once, and no more`;
+      return send(failure(503, ErrorCode.PluginUnavailable, message), { "Gearway-Not-Run": "1" });
+    }
+    this.#taken += 1;
+    try {
+      const envelope = await arriving;
+      if (envelope === "gone") return;
+      if (envelope === "too large") {
+        const message = `the envelope is larger than ${this.#maxEnvelopeBytes} bytes`;
+        return send(failure(413, ErrorCode.BadRequest, message));
+      }
+      send(await this.#calls.answer(envelope.text, traceparentOf(request)));
+    } finally {
+      this.#taken -= 1;
+    }
+  }
+}
+
+/** @param {http.IncomingMessage} request */
+function traceparentOf({ headers: { traceparent } }) {
+  return typeof traceparent === "string" ? traceparent : null;
+}
+
+/**
+ * @param {http.IncomingMessage} request
+ * @param {number} limit in bytes; what is beyond it is read and dropped
+ * @returns {Promise<{ text: string } | "too large" | "gone">}
+ */
+function read(request, limit) {
+  return new Promise((resolve) => {
+    /** @type {Buffer[]} */
+    let chunks = [];
+    let length = 0;
+    request.on("data", (/** @type {Buffer} */ chunk) => {
+      length += chunk.length;
+      if (length > limit) chunks = [];
+      else chunks.push(chunk);
+    });
+    request.on("end", () =>
+      resolve(length > limit ? "too large" : { text: Buffer.concat(chunks).toString() }),
+    );
+    request.on("error", () => resolve("gone"));
+    request.on("close", () => resolve("gone"));
+  });
+}
