@@ -1,0 +1,42 @@
+//! What can be said of `docker-compose.yml` without a container.
+
+use gearway_tests::binaries::workspace;
+use yaml_rust2::{Yaml, YamlLoader};
+
+#[test]
+fn the_compose_file_runs_the_gateway_and_its_workers() {
+    let text = std::fs::read_to_string(workspace().join("docker-compose.yml")).expect("docker-compose.yml");
+    let documents = YamlLoader::load_from_str(&text).expect("YAML");
+    let [compose] = &documents[..] else { panic!("{} documents", documents.len()) };
+    let services = compose["services"].as_hash().expect("services");
+    let service =
+        |name: &str| services.get(&Yaml::String(name.into())).unwrap_or_else(|| panic!("no service {name}"));
+    let gateway = service("gateway");
+    let health =
+        gateway["healthcheck"]["test"].as_vec().expect("a healthcheck").iter().filter_map(Yaml::as_str);
+    assert_eq!(health.collect::<Vec<_>>(), ["CMD", "gearway", "healthcheck"]);
+    let published =
+        gateway["ports"].as_vec().expect("ports").iter().filter_map(Yaml::as_str).collect::<Vec<_>>();
+    assert_eq!(published, ["3000:3000"], "the admin listener stays inside");
+    for name in ["gateway", "seed-page", "payment-webhook"] {
+        let service = service(name);
+        assert_eq!(field(service, "read_only").as_bool(), Some(true), "{name}: a read-only root");
+        let user = field(service, "user").as_str().unwrap_or_default();
+        assert!(!user.is_empty() && !user.starts_with('0') && user != "root", "{name} runs as {user:?}");
+        let secrets = field(service, "secrets").as_vec().expect("secrets").iter().filter_map(Yaml::as_str);
+        assert_eq!(secrets.collect::<Vec<_>>(), ["registration-token"], "{name}");
+        assert!(field(service, "build")["dockerfile_inline"].as_str().is_some(), "{name}");
+    }
+    assert_eq!(services.len(), 3);
+    for name in ["seed-page", "payment-webhook"] {
+        let environment = field(service(name), "environment");
+        assert_eq!(environment["GEARWAY_GATEWAY"].as_str(), Some("http://gateway:3001"), "{name}");
+        let waits = &field(service(name), "depends_on")["gateway"]["condition"];
+        assert_eq!(waits.as_str(), Some("service_healthy"), "{name}");
+    }
+}
+
+/// The service's own field, or that of what it is merged with.
+fn field<'a>(service: &'a Yaml, name: &str) -> &'a Yaml {
+    if service[name].is_badvalue() { &service["<<"][name] } else { &service[name] }
+}

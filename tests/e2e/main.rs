@@ -1,0 +1,19 @@
+//! The contract, section by section, asked of the real gateway over real sockets.
+
+mod admin;
+mod authentication;
+mod compose;
+mod configuration;
+mod conform;
+mod demo;
+mod envelope;
+mod errors;
+mod expect;
+mod nonsense;
+mod registration;
+mod routing;
+mod seed_page;
+mod single_replica_restart;
+mod skygear_packages;
+mod skygear_v1;
+mod vectors;

@@ -1,0 +1,165 @@
+//! What has to hold before a change lands.
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use clap::ValueEnum;
+
+use crate::binaries;
+
+/// One check, in the order in which they run: the quickest to fail comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Stage {
+    /// The code is formatted.
+    Fmt,
+    /// Clippy has nothing to say.
+    Clippy,
+    /// The documentation builds without warnings.
+    Doc,
+    /// Unit tests, documentation's examples, and the end-to-end tests.
+    Test,
+    /// The Python SDK: types, tests, packaging.
+    Python,
+    /// The Node SDK: types, tests, packaging.
+    Node,
+}
+
+enum Outcome {
+    Passed,
+    Failed,
+    /// What is missing on this machine, and could not be installed.
+    Skipped(String),
+}
+
+/// Runs these stages, or all; every one runs, whatever became of those before it.
+pub(crate) fn run(chosen: &[Stage]) -> anyhow::Result<()> {
+    let stages = if chosen.is_empty() { Stage::value_variants() } else { chosen };
+    let mut results = Vec::new();
+    for stage in stages {
+        println!("\n==> {}", stage.name());
+        let start = Instant::now();
+        let outcome = stage.run()?;
+        if let Outcome::Skipped(missing) = &outcome {
+            println!("!!! SKIPPED {}: {missing}", stage.name());
+        }
+        results.push((stage.name(), outcome, start.elapsed()));
+    }
+    sum_up(&results)
+}
+
+fn sum_up(results: &[(String, Outcome, Duration)]) -> anyhow::Result<()> {
+    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
+    println!();
+    for (name, outcome, took) in results {
+        let (text, count) = match outcome {
+            Outcome::Passed => ("passed", &mut passed),
+            Outcome::Failed => ("FAILED", &mut failed),
+            Outcome::Skipped(_) => ("SKIPPED", &mut skipped),
+        };
+        *count += 1;
+        println!("{name:<8}{text:<8}{:>6.1} s", took.as_secs_f64());
+    }
+    println!("stages: {passed} passed, {failed} failed, {skipped} skipped");
+    if failed > 0 {
+        bail!("{failed} of {} stages failed", results.len());
+    }
+    if skipped > 0 && std::env::var_os("CI").is_some_and(|value| value == "true") {
+        bail!("CI runs every stage, and {skipped} could not run");
+    }
+    Ok(())
+}
+
+impl Stage {
+    fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
+    fn run(self) -> anyhow::Result<Outcome> {
+        match self {
+            Self::Fmt => {
+                if let Some(missing) = missing_component("rustfmt") {
+                    return Ok(Outcome::Skipped(missing));
+                }
+                finish(cargo(&["fmt", "--all", "--check"]))
+            }
+            Self::Clippy => {
+                if let Some(missing) = missing_component("clippy") {
+                    return Ok(Outcome::Skipped(missing));
+                }
+                finish(cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+            }
+            Self::Doc => {
+                let mut command = cargo(&["doc", "--workspace", "--no-deps"]);
+                command.env("RUSTDOCFLAGS", "-D warnings");
+                finish(command)
+            }
+            Self::Test => {
+                if let Some(missing) = missing_curl() {
+                    return Ok(Outcome::Skipped(missing));
+                }
+                finish(cargo(&["test", "--workspace", "--no-fail-fast"]))
+            }
+            Self::Python => check_sdk("python", "python3"),
+            Self::Node => check_sdk("node", "node"),
+        }
+    }
+}
+
+/// An SDK's own check, which sets up what it needs, against the gateway as it is here.
+fn check_sdk(folder: &str, language: &str) -> anyhow::Result<Outcome> {
+    let mut version = Command::new(language);
+    version.arg("--version");
+    if !quiet(version) {
+        return Ok(Outcome::Skipped(format!("{language} is missing")));
+    }
+    let mut check = Command::new("./check.sh");
+    check.current_dir(crate::workspace().join("plugin-protocol").join(folder));
+    check.env("GEARWAY_BIN", binaries::build()?.join("gearway"));
+    finish(check)
+}
+
+fn cargo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(crate::workspace()).args(arguments);
+    command
+}
+
+fn finish(mut command: Command) -> anyhow::Result<Outcome> {
+    let status = command.status().with_context(|| format!("cannot run {command:?}"))?;
+    Ok(if status.success() { Outcome::Passed } else { Outcome::Failed })
+}
+
+/// What is missing, after an attempt to install it.
+fn missing_component(component: &str) -> Option<String> {
+    let subcommand = component.trim_start_matches("rust");
+    let works = || quiet(cargo(&[subcommand, "--version"]));
+    if works() {
+        return None;
+    }
+    let mut install = Command::new("rustup");
+    install.args(["component", "add", component]);
+    quiet(install);
+    (!works()).then(|| format!("{component} is missing and `rustup component add {component}` did not help"))
+}
+
+/// A test runs the demo's curl lines.
+fn missing_curl() -> Option<String> {
+    let works = || {
+        let mut curl = Command::new("curl");
+        curl.arg("--version");
+        quiet(curl)
+    };
+    if works() {
+        return None;
+    }
+    let mut install = Command::new("sh");
+    install.args(["-c", "apt-get update && apt-get install --yes --no-install-recommends curl"]);
+    quiet(install);
+    (!works()).then(|| "curl is missing and could not be installed".to_owned())
+}
+
+fn quiet(mut command: Command) -> bool {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
