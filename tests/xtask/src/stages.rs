@@ -95,12 +95,17 @@ impl Stage {
                 finish(command)
             }
             Self::Test => {
-                if let Some(missing) = missing_curl() {
+                if let Some(missing) = missing_curl().or_else(missing_venv) {
                     return Ok(Outcome::Skipped(missing));
                 }
                 finish(cargo(&["test", "--workspace", "--no-fail-fast"]))
             }
-            Self::Python => check_sdk("python", "python3"),
+            Self::Python => {
+                if let Some(missing) = missing_venv() {
+                    return Ok(Outcome::Skipped(missing));
+                }
+                check_sdk("python", "python3")
+            }
             Self::Node => check_sdk("node", "node"),
         }
     }
@@ -145,18 +150,31 @@ fn missing_component(component: &str) -> Option<String> {
 
 /// A test runs the demo's curl lines.
 fn missing_curl() -> Option<String> {
+    missing_program("curl", &["--version"], "curl")
+}
+
+/// Environments of Python packages are made with it; Debian has it in a package of its own.
+fn missing_venv() -> Option<String> {
+    missing_program("python3", &["-c", "import ensurepip, venv"], "python3-venv")
+}
+
+/// What is missing, after an attempt to install Debian's package.
+fn missing_program(program: &str, arguments: &[&str], package: &str) -> Option<String> {
     let works = || {
-        let mut curl = Command::new("curl");
-        curl.arg("--version");
-        quiet(curl)
+        let mut command = Command::new(program);
+        command.args(arguments);
+        quiet(command)
     };
     if works() {
         return None;
     }
     let mut install = Command::new("sh");
-    install.args(["-c", "apt-get update && apt-get install --yes --no-install-recommends curl"]);
+    let line = format!("apt-get update && apt-get install --yes --no-install-recommends {package}");
+    install.args(["-c", &line]);
     quiet(install);
-    (!works()).then(|| "curl is missing and could not be installed".to_owned())
+    (!works()).then(|| {
+        format!("{program} {} does not work, and {package} could not be installed", arguments.join(" "))
+    })
 }
 
 fn quiet(mut command: Command) -> bool {
