@@ -85,7 +85,7 @@ const TEN_MS: Duration = Duration::from_millis(10);
 const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
 
-pub(super) static KEYS: [Key; 33] = [
+pub(super) static KEYS: &[Key] = &[
     plain("data_dir", Plain::Directory(|d| &mut d.config.data_dir)),
     plain("public.listen", Plain::Listen(|d| &mut d.config.public.listen)),
     plain("public.unmatched", Plain::Unmatched(|d| &mut d.config.public.unmatched)),
