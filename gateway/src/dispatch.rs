@@ -112,7 +112,9 @@ impl Dispatcher {
                 continue;
             }
             sent += 1;
-            let request = worker_request(replica, envelope::encode(call, offer), traceparent);
+            let mut envelope = Vec::new();
+            envelope::encode(call, offer, &mut envelope);
+            let request = worker_request(replica, envelope, traceparent);
             match self.attempt(connection, request, slot, call, admission, config).await {
                 Attempt::Exchanged(Exchange::Answered(answer)) => {
                     match respond::judge(&answer, replica.dialect, config.limits.max_body) {

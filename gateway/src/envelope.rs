@@ -34,79 +34,105 @@ pub struct Call<'a> {
     pub deadline: Instant,
 }
 
-/// Writes the envelope by hand: the body goes from its bytes to base64 in the outgoing buffer, with no string between.
+/// What follows the body's base64 in an envelope.
+pub const TAIL: &[u8] = br#""}}"#;
+
+/// What an envelope takes beside its body, mostly. Only a first guess: the buffer grows when a request has more.
+const USUAL_HEAD: usize = 1024;
+
+/// Appends the envelope to `out`, by hand: the body goes from its bytes to base64 in the outgoing buffer, with no string
+/// between.
+pub fn encode(call: &Call<'_>, offer: &Offer, out: &mut Vec<u8>) {
+    out.reserve(USUAL_HEAD + base64_len(call.body.len()));
+    encode_head(call, offer, call.body.len() as u64, out);
+    base64_simd::STANDARD.encode_append(call.body, out);
+    out.extend_from_slice(TAIL);
+}
+
+/// How long `length` bytes are in base64. An envelope is as long as its head, this and its [`TAIL`].
 #[must_use]
-pub fn encode(call: &Call<'_>, offer: &Offer) -> Vec<u8> {
-    let mut out = Vec::with_capacity(call.body.len().div_ceil(3) * 4 + 1024);
+pub const fn base64_len(length: usize) -> usize {
+    length.div_ceil(3) * 4
+}
+
+/// Appends what stands before the body's base64. `body_len` is how long the body will be, whether or not `call` has it yet.
+pub fn encode_head(call: &Call<'_>, offer: &Offer, body_len: u64, out: &mut Vec<u8>) {
+    let dialect = offer.replica.dialect;
     out.extend_from_slice(br#"{"kind":"handler","name":"#);
-    write_str(&mut out, offer.name());
+    write_str(out, offer.name());
     out.extend_from_slice(br#","context":{"request_id":"#);
-    write_str(&mut out, call.request_id);
+    write_str(out, call.request_id);
     if let Some(user_id) = call.permit.user_id() {
         out.extend_from_slice(br#","user_id":"#);
-        write_str(&mut out, user_id);
+        write_str(out, user_id);
     }
     if let Some(key) = call.permit.access_key_type() {
         out.extend_from_slice(br#","access_key_type":"#);
-        write_str(&mut out, key.as_str());
+        write_str(out, key.as_str());
     }
-    let dialect = offer.replica.dialect;
     if dialect == Dialect::GearwayV1 {
         let left = call.deadline.saturating_duration_since(Instant::now()).as_millis();
         out.extend_from_slice(br#","timeout_ms":"#);
-        out.extend_from_slice(left.to_string().as_bytes());
+        write_number(out, u64::try_from(left).unwrap_or(u64::MAX));
     }
     out.extend_from_slice(br#"},"param":{"method":"#);
-    write_str(&mut out, call.method.as_str());
+    write_str(out, call.method.as_str());
     out.extend_from_slice(br#","path":"#);
-    write_str(&mut out, call.path.as_str());
+    write_str(out, call.path.as_str());
     if dialect == Dialect::GearwayV1 {
         out.extend_from_slice(br#","raw_path":"#);
-        write_str(&mut out, call.raw_path);
+        write_str(out, call.raw_path);
     }
     out.extend_from_slice(br#","query_string":"#);
-    write_str(&mut out, call.query);
+    write_str(out, call.query);
     if dialect == Dialect::GearwayV1 {
         out.extend_from_slice(br#","params":{"#);
         for (place, (name, value)) in offer.params().zip(call.captures).enumerate() {
             if place > 0 {
                 out.push(b',');
             }
-            write_str(&mut out, name);
+            write_str(out, name);
             out.push(b':');
-            write_str(&mut out, value);
+            write_str(out, value);
         }
-        out.push(b'}');
-        out.extend_from_slice(br#","remote_addr":"#);
-        write_str(&mut out, &call.remote_addr.to_string());
+        out.extend_from_slice(br#"},"remote_addr":""#);
+        write_address(out, call.remote_addr);
+        out.push(b'"');
     }
     out.extend_from_slice(br#","header":{"#);
-    write_headers(&mut out, call);
+    write_headers(out, call, body_len);
     out.extend_from_slice(br#"},"body":""#);
-    base64_simd::STANDARD.encode_append(call.body, &mut out);
-    out.extend_from_slice(br#""}}"#);
-    out
 }
 
-fn write_headers(out: &mut Vec<u8>, call: &Call<'_>) {
+fn write_headers(out: &mut Vec<u8>, call: &Call<'_>, body_len: u64) {
     out.extend_from_slice(br#""Host":["#);
     write_str(out, call.host);
     out.push(b']');
-    if !call.body.is_empty() && !call.headers.contains_key(header::CONTENT_LENGTH) {
+    if body_len > 0 && !call.headers.contains_key(header::CONTENT_LENGTH) {
         out.extend_from_slice(br#","Content-Length":[""#);
-        out.extend_from_slice(call.body.len().to_string().as_bytes());
+        write_number(out, body_len);
         out.extend_from_slice(br#""]"#);
     }
-    for name in call.headers.keys().filter(|name| reaches_worker(name, call)) {
-        out.extend_from_slice(b",\"");
-        write_canonical_case(out, name);
-        out.extend_from_slice(b"\":[");
-        for (place, value) in call.headers.get_all(name).iter().enumerate() {
-            if place > 0 {
-                out.push(b',');
+    // The values of one name follow each other, so none has to be looked up.
+    let mut last: Option<&HeaderName> = None;
+    for (name, value) in call.headers {
+        if last == Some(name) {
+            out.push(b',');
+        } else {
+            if !reaches_worker(name, call) {
+                continue;
             }
-            write_latin1(out, value.as_bytes());
+            if last.is_some() {
+                out.push(b']');
+            }
+            out.extend_from_slice(b",\"");
+            write_canonical_case(out, name);
+            out.extend_from_slice(b"\":[");
+            last = Some(name);
         }
+        write_latin1(out, value.as_bytes());
+    }
+    if last.is_some() {
         out.push(b']');
     }
 }
@@ -147,22 +173,24 @@ fn write_canonical_case(out: &mut Vec<u8>, name: &HeaderName) {
 }
 
 fn write_latin1(out: &mut Vec<u8>, value: &[u8]) {
-    match std::str::from_utf8(value) {
-        Ok(text) if text.is_ascii() => write_str(out, text),
-        _ => write_str(out, &value.iter().map(|&byte| char::from(byte)).collect::<String>()),
+    if value.is_ascii() {
+        write_escaped(out, value);
+    } else {
+        write_str(out, &value.iter().map(|&byte| char::from(byte)).collect::<String>());
     }
 }
 
 fn write_str(out: &mut Vec<u8>, text: &str) {
+    write_escaped(out, text.as_bytes());
+}
+
+/// Writes UTF-8 as a JSON string.
+fn write_escaped(out: &mut Vec<u8>, mut bytes: &[u8]) {
     out.push(b'"');
-    let bytes = text.as_bytes();
-    let mut written = 0;
-    for (place, &byte) in bytes.iter().enumerate() {
-        if byte >= b' ' && byte != b'"' && byte != b'\\' {
-            continue;
-        }
-        out.extend_from_slice(&bytes[written..place]);
-        written = place + 1;
+    loop {
+        let plain = plain_prefix(bytes);
+        out.extend_from_slice(&bytes[..plain]);
+        let Some(&byte) = bytes.get(plain) else { break };
         match byte {
             b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
             _ => {
@@ -171,9 +199,52 @@ fn write_str(out: &mut Vec<u8>, text: &str) {
                 out.extend_from_slice(&[b'\\', b'u', b'0', b'0', high, low]);
             }
         }
+        bytes = &bytes[plain + 1..];
     }
-    out.extend_from_slice(&bytes[written..]);
     out.push(b'"');
+}
+
+/// How many bytes from the start on need no escape, found eight at a time: texts without any are the rule.
+fn plain_prefix(bytes: &[u8]) -> usize {
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (place, word) in words.iter().enumerate() {
+        let found = needing_escape(u64::from_le_bytes(*word));
+        if found != 0 {
+            return place * 8 + found.trailing_zeros() as usize / 8;
+        }
+    }
+    let start = bytes.len() - rest.len();
+    rest.iter()
+        .position(|&byte| byte < b' ' || byte == b'"' || byte == b'\\')
+        .map_or(bytes.len(), |place| start + place)
+}
+
+/// The highest bit of each byte that JSON wants escaped, as far as the lowest such byte: a borrow can mark bytes above it.
+const fn needing_escape(word: u64) -> u64 {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    let quote = word ^ (ONES * b'"' as u64);
+    let backslash = word ^ (ONES * b'\\' as u64);
+    let control = word.wrapping_sub(ONES * b' ' as u64);
+    (control | quote.wrapping_sub(ONES) | backslash.wrapping_sub(ONES)) & !word & HIGH
+}
+
+fn write_number(out: &mut Vec<u8>, number: u64) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+fn write_address(out: &mut Vec<u8>, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => {
+            for (place, octet) in address.octets().into_iter().enumerate() {
+                if place > 0 {
+                    out.push(b'.');
+                }
+                write_number(out, octet.into());
+            }
+        }
+        IpAddr::V6(address) => out.extend_from_slice(address.to_string().as_bytes()),
+    }
 }
 
 #[cfg(test)]
@@ -197,6 +268,31 @@ mod tests {
             let text: String = serde_json::from_slice(&out).unwrap();
             let bytes: Vec<u8> = text.chars().map(|c| u8::try_from(u32::from(c)).unwrap()).collect();
             prop_assert_eq!(bytes, value);
+        }
+    }
+
+    #[test]
+    fn every_byte_is_escaped_wherever_it_stands() {
+        for byte in 0..128_u8 {
+            for place in 0..20 {
+                let mut text = ["é"; 10].concat().into_bytes();
+                text.truncate(place * 2 % 20);
+                text.push(byte);
+                text.extend_from_slice(b"!~ \x7f plain after it");
+                let text = String::from_utf8(text).unwrap();
+                let mut out = Vec::new();
+                write_str(&mut out, &text);
+                assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), text);
+            }
+        }
+    }
+
+    #[test]
+    fn addresses_are_written_as_they_are_shown() {
+        for text in ["203.0.113.9", "0.0.0.0", "255.255.255.255", "::1", "2001:db8::a:0:1"] {
+            let mut out = Vec::new();
+            write_address(&mut out, text.parse().unwrap());
+            assert_eq!(out, text.as_bytes());
         }
     }
 
