@@ -14,6 +14,7 @@ pub mod relay;
 pub mod respond;
 pub mod route;
 pub mod upstream;
+pub mod webhook;
 
 pub mod admin;
 pub mod config;

@@ -11,12 +11,14 @@ mod envelope;
 mod error_code;
 mod registration;
 mod reply;
+mod verify;
 
 pub use body::{Base64Body, BodyError};
 pub use envelope::{AccessKeyType, Context, Envelope, Headers, Kind, Param};
 pub use error_code::ErrorCode;
 pub use registration::{HandlerSpec, Lease, Registered, Registration, default_methods};
 pub use reply::{HandlerError, HandlerResult, Reply};
+pub use verify::{HmacAlgorithm, SignatureEncoding, VerifyScheme, VerifySpec};
 
 /// The dialect of workers written for Gearway.
 pub const GEARWAY_V1: &str = "gearway-v1";

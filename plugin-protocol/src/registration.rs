@@ -1,5 +1,7 @@
 use serde::{Deserialize, Serialize};
 
+use crate::VerifySpec;
+
 /// What a worker tells the gateway about itself: the body of `POST /v1/workers`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -53,9 +55,10 @@ pub struct HandlerSpec {
     /// Whether running the handler twice does no harm, so that a call with an unknown outcome may be repeated.
     #[serde(default)]
     pub idempotent: bool,
-    /// How the gateway is to check a webhook's signature. A gateway that cannot refuses the registration.
+    /// How the gateway is to check a webhook's signature; absent for not at all. A gateway that cannot refuses the
+    /// registration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub verify: Option<serde_json::Value>,
+    pub verify: Option<VerifySpec>,
     /// How the gateway is to deliver a webhook. A gateway that cannot refuses the registration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delivery: Option<serde_json::Value>,

@@ -136,7 +136,11 @@ async fn what_cannot_be_served_is_refused_and_says_why() {
         (good.clone().set("handlers", json!([{"name": "a/{x}/{x}"}])), "x"),
         (good.clone().set("handlers", json!([{"name": "a/{x"}])), "a/{x"),
         // What is asked for and cannot be done must not be passed over: the handler would take forged webhooks for genuine.
-        (good.clone().set("handlers", json!([{"name": "foo", "verify": {"scheme": "stripe"}}])), "verify"),
+        (
+            good.clone()
+                .set("handlers", json!([{"name": "foo", "verify": {"scheme": "stripe", "secret": "live"}}])),
+            "verify",
+        ),
         (good.clone().set("handlers", json!([{"name": "foo", "delivery": {"mode": "durable"}}])), "delivery"),
         (
             good.clone().set("handlers", json!([{"name": "foo"}, {"name": "/foo", "methods": ["POST"]}])),

@@ -101,8 +101,8 @@ impl ClaimedHandler {
             }
         }
         // Accepting these and not doing it would let forged webhooks in, or lose acknowledged ones.
-        for (name, asked) in [("verify", &spec.verify), ("delivery", &spec.delivery)] {
-            if asked.is_some() {
+        for (name, asked) in [("verify", spec.verify.is_some()), ("delivery", spec.delivery.is_some())] {
+            if asked {
                 let message = "is more than this gateway can do; leave it out, and do it in the handler";
                 return Err(InvalidField::new(field(name), message));
             }
