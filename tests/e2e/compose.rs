@@ -17,20 +17,23 @@ fn the_compose_file_runs_the_gateway_and_its_workers() {
     assert_eq!(health.collect::<Vec<_>>(), ["CMD", "gearway", "healthcheck"]);
     let published =
         gateway["ports"].as_vec().expect("ports").iter().filter_map(Yaml::as_str).collect::<Vec<_>>();
-    assert_eq!(published, ["3000:3000"], "the admin listener stays inside");
-    for name in ["gateway", "seed-page", "payment-webhook"] {
+    assert_eq!(published, ["${PUBLIC_PORT:-3000}:3000"], "the admin listener stays inside");
+    for name in ["gateway", "seed-page", "payment-webhook", "python", "node"] {
         let service = service(name);
         assert_eq!(field(service, "read_only").as_bool(), Some(true), "{name}: a read-only root");
         let user = field(service, "user").as_str().unwrap_or_default();
         assert!(!user.is_empty() && !user.starts_with('0') && user != "root", "{name} runs as {user:?}");
         let secrets = field(service, "secrets").as_vec().expect("secrets").iter().filter_map(Yaml::as_str);
         assert_eq!(secrets.collect::<Vec<_>>(), ["registration-token"], "{name}");
-        assert!(field(service, "build")["dockerfile_inline"].as_str().is_some(), "{name}");
+        let dockerfile = field(service, "build")["dockerfile"].as_str().expect("a Dockerfile");
+        assert!(workspace().join(dockerfile).is_file(), "{name}");
     }
-    assert_eq!(services.len(), 3);
-    for name in ["seed-page", "payment-webhook"] {
-        let environment = field(service(name), "environment");
-        assert_eq!(environment["GEARWAY_GATEWAY"].as_str(), Some("http://gateway:3001"), "{name}");
+    assert_eq!(services.len(), 5);
+    for name in ["seed-page", "payment-webhook", "python", "node"] {
+        let gateway = &field(service(name), "environment")["GEARWAY_GATEWAY"];
+        let merged = &field(service(name), "environment")["<<"]["GEARWAY_GATEWAY"];
+        let gateway = if gateway.is_badvalue() { merged } else { gateway };
+        assert_eq!(gateway.as_str(), Some("http://gateway:3001"), "{name}");
         let waits = &field(service(name), "depends_on")["gateway"]["condition"];
         assert_eq!(waits.as_str(), Some("service_healthy"), "{name}");
     }
@@ -38,5 +41,8 @@ fn the_compose_file_runs_the_gateway_and_its_workers() {
 
 /// The service's own field, or that of what it is merged with.
 fn field<'a>(service: &'a Yaml, name: &str) -> &'a Yaml {
-    if service[name].is_badvalue() { &service["<<"][name] } else { &service[name] }
+    match &service[name] {
+        Yaml::BadValue if !service["<<"].is_badvalue() => field(&service["<<"], name),
+        value => value,
+    }
 }

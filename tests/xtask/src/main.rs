@@ -6,7 +6,9 @@
 )]
 
 mod binaries;
+mod compose;
 mod demo;
+mod deploy;
 mod stages;
 
 use std::path::Path;
@@ -29,6 +31,8 @@ enum Command {
         #[arg(value_enum)]
         stages: Vec<stages::Stage>,
     },
+    /// Builds, brings up and drains docker-compose.yml, with an engine and base images of its own.
+    ComposeTest,
     /// Runs a gateway with two sample workers and shows what to try.
     Demo(demo::Options),
 }
@@ -36,6 +40,7 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Test { stages } => stages::run(&stages),
+        Command::ComposeTest => stages::run(&[stages::Stage::Compose]),
         Command::Demo(options) => demo::run(&options),
     };
     match outcome {

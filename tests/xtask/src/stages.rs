@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 
-use crate::binaries;
+use crate::{binaries, compose, deploy};
 
 /// One check, in the order in which they run: the quickest to fail comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -23,6 +23,10 @@ pub(crate) enum Stage {
     Python,
     /// The Node SDK: types, tests, packaging.
     Node,
+    /// The systemd unit and the Kubernetes manifests, by their validators.
+    Deploy,
+    /// `docker-compose.yml`, really run.
+    Compose,
 }
 
 enum Outcome {
@@ -107,6 +111,8 @@ impl Stage {
                 check_sdk("python", "python3")
             }
             Self::Node => check_sdk("node", "node"),
+            Self::Deploy => tell(deploy::missing(), deploy::test),
+            Self::Compose => tell(compose::missing(), compose::test),
         }
     }
 }
@@ -122,6 +128,20 @@ fn check_sdk(folder: &str, language: &str) -> anyhow::Result<Outcome> {
     check.current_dir(crate::workspace().join("plugin-protocol").join(folder));
     check.env("GEARWAY_BIN", binaries::build()?.join("gearway"));
     finish(check)
+}
+
+/// A check of this program's own.
+fn tell(missing: Option<String>, test: fn() -> anyhow::Result<()>) -> anyhow::Result<Outcome> {
+    if let Some(missing) = missing {
+        return Ok(Outcome::Skipped(missing));
+    }
+    Ok(match test() {
+        Ok(()) => Outcome::Passed,
+        Err(error) => {
+            println!("{error:#}");
+            Outcome::Failed
+        }
+    })
 }
 
 fn cargo(arguments: &[&str]) -> Command {
@@ -154,12 +174,12 @@ fn missing_curl() -> Option<String> {
 }
 
 /// Environments of Python packages are made with it; Debian has it in a package of its own.
-fn missing_venv() -> Option<String> {
+pub(crate) fn missing_venv() -> Option<String> {
     missing_program("python3", &["-c", "import ensurepip, venv"], "python3-venv")
 }
 
 /// What is missing, after an attempt to install Debian's package.
-fn missing_program(program: &str, arguments: &[&str], package: &str) -> Option<String> {
+pub(crate) fn missing_program(program: &str, arguments: &[&str], package: &str) -> Option<String> {
     let works = || {
         let mut command = Command::new(program);
         command.args(arguments);
