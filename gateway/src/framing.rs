@@ -142,7 +142,13 @@ impl<IO> FramedIo<IO> {
         }
         let in_head = self.fresh || !self.held.is_empty();
         let timeout = if in_head { self.header_timeout } else { self.idle_timeout };
-        self.read_alarm.poll_until(cx, self.since + timeout)
+        let mut deadline = self.since + timeout;
+        if self.held.is_empty()
+            && let Some(closes_at) = self.activity.closes_at()
+        {
+            deadline = deadline.min(closes_at);
+        }
+        self.read_alarm.poll_until(cx, deadline)
     }
 
     /// Delivers what makes hyper answer a refusal, and then the end.

@@ -20,6 +20,7 @@ pub mod admin;
 pub mod config;
 pub mod data_dir;
 pub mod dialect;
+pub mod drain;
 pub mod error;
 pub mod plugin;
 pub mod registry;

@@ -8,15 +8,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use http::HeaderValue;
+use http::header::CONNECTION;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio_util::sync::CancellationToken;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+use crate::drain::{Drain, IDLE_GRACE};
 use crate::framing::{FramedIo, FramingLimits};
 use crate::relay::Relay;
 
@@ -74,23 +77,18 @@ impl Drop for OpenConnection {
     }
 }
 
-/// Accepts until `shutdown`, then takes what has already been connected: closing a listener resets what waits in it.
-pub async fn accept(
-    listener: TcpListener,
-    threads: Vec<RelayThread>,
-    max_connections: usize,
-    shutdown: CancellationToken,
-) {
+/// Accepts until `drain` begins, then takes what has already been connected: closing a listener resets what waits in it.
+pub async fn accept(listener: TcpListener, threads: Vec<RelayThread>, max_connections: usize, drain: Drain) {
     let places = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
     loop {
         let place = tokio::select! {
             place = Arc::clone(&places).acquire_owned() => place,
-            () = shutdown.cancelled() => break,
+            () = drain.begun() => break,
         };
         let Ok(place) = place else { break };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = shutdown.cancelled() => break,
+            () = drain.begun() => break,
         };
         match accepted {
             Ok((stream, peer)) => hand_over(stream, peer, place, &threads).await,
@@ -138,16 +136,11 @@ async fn refused(error: &io::Error) {
 
 /// A relay thread's life: serves what it is handed until the acceptor ends, then waits for connections and calls to finish, for
 /// `drain_timeout` at most.
-pub async fn serve(
-    mut connections: mpsc::Receiver<Accepted>,
-    relay: Arc<Relay>,
-    shutdown: CancellationToken,
-    drain_timeout: Duration,
-) {
+pub async fn serve(mut connections: mpsc::Receiver<Accepted>, relay: Arc<Relay>, drain_timeout: Duration) {
     let open = TaskTracker::new();
     let retirement = tokio::spawn(retire_idle(Arc::clone(&relay)));
     while let Some(accepted) = connections.recv().await {
-        open.spawn(connection(accepted, Arc::clone(&relay), shutdown.clone()));
+        open.spawn(connection(accepted, Arc::clone(&relay), IDLE_GRACE.min(drain_timeout / 2)));
     }
     open.close();
     let calls = relay.dispatcher.calls.clone();
@@ -173,7 +166,7 @@ async fn retire_idle(relay: Arc<Relay>) {
     }
 }
 
-async fn connection(accepted: Accepted, relay: Arc<Relay>, shutdown: CancellationToken) {
+async fn connection(accepted: Accepted, relay: Arc<Relay>, grace: Duration) {
     let Accepted { stream, peer, _permit, _open } = accepted;
     let Ok(stream) = TcpStream::from_std(stream) else { return };
     let config = relay.shared.config.load_full();
@@ -183,13 +176,18 @@ async fn connection(accepted: Accepted, relay: Arc<Relay>, shutdown: Cancellatio
         idle_timeout: IDLE_TIMEOUT,
     };
     let max_header = limits.max_header;
+    let drain = relay.drain.clone();
     let framed = FramedIo::new(stream, limits);
     let activity = framed.activity();
+    let in_progress = activity.clone();
     let service = service_fn(move |request| {
         let relay = Arc::clone(&relay);
-        let busy = activity.begin();
+        let busy = in_progress.begin();
         async move {
-            let response = relay.handle(peer, request).await;
+            let mut response = relay.handle(peer, request).await;
+            if relay.drain.has_begun() {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
             drop(busy);
             Ok::<_, Infallible>(response)
         }
@@ -201,8 +199,8 @@ async fn connection(accepted: Accepted, relay: Arc<Relay>, shutdown: Cancellatio
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = shutdown.cancelled() => {
-            connection.as_mut().graceful_shutdown();
+        () = drain.begun() => {
+            activity.close_when_idle(Instant::now() + grace);
             connection.await
         }
     };

@@ -21,6 +21,7 @@ use crate::auth::Authenticator;
 use crate::body;
 use crate::config::{Config, Unmatched};
 use crate::dispatch::{Dispatcher, Undelivered};
+use crate::drain::Drain;
 use crate::envelope::Call;
 use crate::error::Error;
 use crate::path::{self, CanonicalPath, Target};
@@ -54,6 +55,7 @@ pub struct Shared {
 pub struct Relay {
     pub shared: Arc<Shared>,
     pub dispatcher: Dispatcher,
+    pub drain: Drain,
 }
 
 /// A request without its body.

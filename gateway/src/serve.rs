@@ -23,6 +23,7 @@ use crate::auth::{Authenticator, TokenTable};
 use crate::config::{Config, Plugin, Sources};
 use crate::data_dir::DataDir;
 use crate::dispatch::Dispatcher;
+use crate::drain::Drain;
 use crate::listener::{self, Accepted, RelayThread};
 use crate::plugin;
 use crate::rate::RateLimits;
@@ -78,8 +79,8 @@ pub fn run(sources: &Sources) -> anyhow::Result<()> {
         readiness: Arc::default(),
         metrics: Arc::clone(&shared.metrics),
     };
-    let (relay_ends, control_ends) = (CancellationToken::new(), CancellationToken::new());
-    let (relays, threads) = start_relays(&shared, &relay_ends)?;
+    let (drain, control_ends) = (Drain::default(), CancellationToken::new());
+    let (relays, threads) = start_relays(&shared, &drain)?;
     watch_readings(&shared, &relays);
     let (plugins, configured) = watch::channel(shared.config.load().plugins.clone());
     let control = Control { admin, state: state.clone(), ejections, configured, shared: Arc::clone(&shared) };
@@ -90,13 +91,13 @@ pub fn run(sources: &Sources) -> anyhow::Result<()> {
     let drained = runtime.block_on(async {
         let mut signals = Signals::new()?;
         let max_connections = gateway.shared.config.load().limits.max_connections;
-        let accepting = tokio::spawn(listener::accept(public, relays, max_connections, relay_ends.clone()));
+        let accepting = tokio::spawn(listener::accept(public, relays, max_connections, drain.clone()));
         gateway.state.readiness.set(Phase::Ready);
         info!(public = %public_address, admin = %admin_address, version = env!("CARGO_PKG_VERSION"), "listening");
         gateway.obey(&mut signals).await;
         gateway.state.readiness.set(Phase::Draining);
         info!("draining");
-        relay_ends.cancel();
+        drain.begin();
         let drained = tokio::task::spawn_blocking(move || join(threads));
         tokio::select! {
             drained = async { accepting.await?; drained.await? } => drained,
@@ -155,7 +156,7 @@ fn bind(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
 
 fn start_relays(
     shared: &Arc<Shared>,
-    ends: &CancellationToken,
+    drain: &Drain,
 ) -> anyhow::Result<(Vec<RelayThread>, Vec<JoinHandle<()>>)> {
     let count = shared.config.load().runtime.threads;
     let mut relays = Vec::with_capacity(count);
@@ -163,17 +164,17 @@ fn start_relays(
     for number in 0..count {
         let (relay, connections) = RelayThread::channel();
         let runtime = current_thread()?;
-        let (shared, ends) = (Arc::clone(shared), ends.clone());
+        let (shared, drain) = (Arc::clone(shared), drain.clone());
         let thread = thread::Builder::new()
             .name(format!("relay-{number}"))
-            .spawn(move || runtime.block_on(relay_thread(shared, connections, ends)))?;
+            .spawn(move || runtime.block_on(relay_thread(shared, connections, drain)))?;
         relays.push(relay);
         threads.push(thread);
     }
     Ok((relays, threads))
 }
 
-async fn relay_thread(shared: Arc<Shared>, connections: mpsc::Receiver<Accepted>, ends: CancellationToken) {
+async fn relay_thread(shared: Arc<Shared>, connections: mpsc::Receiver<Accepted>, drain: Drain) {
     let dispatcher = Dispatcher {
         registry: shared.registry.clone(),
         pool: Arc::new(Pool::default()),
@@ -181,7 +182,7 @@ async fn relay_thread(shared: Arc<Shared>, connections: mpsc::Receiver<Accepted>
         calls: TaskTracker::new(),
     };
     let drain_timeout = shared.config.load().public.drain_timeout;
-    listener::serve(connections, Arc::new(Relay { shared, dispatcher }), ends, drain_timeout).await;
+    listener::serve(connections, Arc::new(Relay { shared, dispatcher, drain }), drain_timeout).await;
 }
 
 fn watch_readings(shared: &Shared, relays: &[RelayThread]) {

@@ -1,10 +1,11 @@
 //! Whether a request of a connection is being answered.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 
 use futures_util::task::AtomicWaker;
+use tokio::time::Instant;
 
 /// The count of one connection's requests in progress. The service takes a guard for each; while one lives, the
 /// connection is not idle, however long its client is silent.
@@ -17,6 +18,8 @@ struct Shared {
     /// Set only if a response was flushed before its guard went: then nothing but the guard's drop can start the
     /// idle timer.
     connection: AtomicWaker,
+    /// When the connection ends if it is idle then. Set once, when the gateway drains.
+    closes_at: OnceLock<Instant>,
 }
 
 /// One request in progress, from its head until its response's last byte was handed to hyper: drop it with the
@@ -30,6 +33,16 @@ impl Activity {
     pub fn begin(&self) -> InProgress {
         self.0.in_progress.fetch_add(1, Ordering::Relaxed);
         InProgress(self.clone())
+    }
+
+    /// Ends the connection at `at`, or as soon after that as it is idle. Takes effect when the connection is polled next.
+    /// Bytes that have come by then are read first: what the client sent is not thrown away unseen.
+    pub fn close_when_idle(&self, at: Instant) {
+        self.0.closes_at.get_or_init(|| at);
+    }
+
+    pub(super) fn closes_at(&self) -> Option<Instant> {
+        self.0.closes_at.get().copied()
     }
 
     pub(super) fn is_idle(&self) -> bool {

@@ -37,6 +37,39 @@ where
     client
 }
 
+/// As [`connect`]; after `calm` the connection is told to close when it is idle once `grace` is over.
+fn connect_for<A, F>(calm: Duration, grace: Duration, answer: A) -> DuplexStream
+where
+    A: Fn(Request<hyper::body::Incoming>, InProgress) -> F + Send + 'static,
+    F: Future<Output = &'static str> + Send + 'static,
+{
+    let (client, server) = tokio::io::duplex(1024);
+    let framed = FramedIo::new(server, LIMITS);
+    let activity = framed.activity();
+    let in_progress = activity.clone();
+    let service = service_fn(move |request| {
+        let answering = answer(request, in_progress.begin());
+        async move { Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(answering.await)))) }
+    });
+    tokio::spawn(async move {
+        let connection =
+            hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(framed), service);
+        tokio::pin!(connection);
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            () = sleep(calm) => activity.close_when_idle(Instant::now() + grace),
+        }
+        drop(connection.await);
+    });
+    client
+}
+
+async fn slowly(_: Request<hyper::body::Incoming>, in_progress: InProgress) -> &'static str {
+    sleep(5 * SECOND).await;
+    drop(in_progress);
+    "done"
+}
+
 async fn at_once(_: Request<hyper::body::Incoming>, in_progress: InProgress) -> &'static str {
     drop(in_progress);
     "done"
@@ -209,4 +242,49 @@ async fn a_refused_client_may_go_on_sending_for_a_while() {
     assert!((5 * SECOND..6 * SECOND).contains(&lingered), "{lingered:?}");
     let (answer, _) = until_closed(&mut client).await;
     assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_to_close_stays_for_its_grace() {
+    for requests in [0, 1] {
+        let mut client = connect_for(3 * SECOND, 2 * SECOND, at_once);
+        for _ in 0..requests {
+            send(&mut client, GET).await;
+        }
+        let (answer, after) = until_closed(&mut client).await;
+        assert_eq!(answer.matches("200 OK").count(), requests);
+        assert_about(after, 5 * SECOND);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_within_the_grace_is_answered() {
+    let mut client = connect_for(3 * SECOND, 2 * SECOND, at_once);
+    send(&mut client, GET).await;
+    sleep(4 * SECOND).await;
+    send(&mut client, GET).await;
+    let (answer, after) = until_closed(&mut client).await;
+    assert_eq!(answer.matches("200 OK").count(), 2);
+    assert_about(after, SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_that_has_begun_outlives_the_grace() {
+    let mut client = connect_for(3 * SECOND, 2 * SECOND, at_once);
+    let (first, second) = GET.split_at(7);
+    send(&mut client, first).await;
+    sleep(8 * SECOND).await;
+    send(&mut client, second).await;
+    let (answer, after) = until_closed(&mut client).await;
+    assert_eq!(answer.matches("200 OK").count(), 1);
+    assert_about(after, Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_in_progress_outlives_the_grace() {
+    let mut client = connect_for(SECOND, 2 * SECOND, slowly);
+    send(&mut client, GET).await;
+    let (answer, after) = until_closed(&mut client).await;
+    assert_eq!(answer.matches("200 OK").count(), 1);
+    assert_about(after, 5 * SECOND);
 }
