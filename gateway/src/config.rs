@@ -9,6 +9,8 @@ mod document;
 mod given;
 mod load;
 mod mistake;
+mod named;
+mod public_url;
 mod read;
 mod schema;
 mod secret_file;
@@ -28,6 +30,8 @@ use ipnet::IpNet;
 
 pub use load::{Overrides, Sources};
 pub use mistake::{Mistake, Position, Source, Warning};
+pub use named::NamedSecrets;
+pub use public_url::PublicUrl;
 pub use value::duration as duration_from_text;
 
 /// Every key with its default and what it means, for people: what `gearway config-template` prints.
@@ -43,6 +47,8 @@ pub struct Config {
     pub runtime: Runtime,
     pub limits: Limits,
     pub workers: Workers,
+    pub secrets: NamedSecrets,
+    pub webhooks: Webhooks,
     pub plugins: Vec<Plugin>,
 }
 
@@ -151,6 +157,12 @@ pub struct Workers {
     pub allowed_urls: Vec<IpNet>,
 }
 
+#[derive(Debug, Clone, PartialEq)]
+pub struct Webhooks {
+    /// Absent: schemes that sign the URL cannot be verified.
+    pub public_url: Option<PublicUrl>,
+}
+
 /// A worker that cannot register itself.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plugin {
@@ -241,6 +253,8 @@ impl Default for Config {
                     IpNet::from(IpAddr::V6(Ipv6Addr::LOCALHOST)),
                 ],
             },
+            secrets: NamedSecrets::default(),
+            webhooks: Webhooks { public_url: None },
             plugins: Vec::new(),
         }
     }

@@ -9,9 +9,11 @@ use toml::de::DeTable;
 use super::document::{Document, Entry, entries};
 use super::given::{Given, Problem};
 use super::schema::{self, Draft, Slot};
-use super::{Config, Mistake, Source, Warning, check, read};
+use super::{Config, Mistake, NamedSecrets, Source, Warning, check, named, read};
 
 const CONFIG_VARIABLE: &str = "GEARWAY_CONFIG";
+/// What follows is a secret's name.
+const SECRET_VARIABLES: &str = "GEARWAY_SECRETS__";
 
 /// Where a configuration is read from, the weaker before the stronger.
 #[derive(Clone, Default)]
@@ -162,6 +164,7 @@ impl Loading {
             }
             known.insert(variable);
         }
+        known.extend(self.read_secret_variables(sources));
         for (name, _) in &sources.environment {
             if name.starts_with("GEARWAY_") && name.contains("__") && !known.contains(name) {
                 self.warnings.push(Warning {
@@ -171,6 +174,43 @@ impl Loading {
                 });
             }
         }
+    }
+
+    /// Reads the variables that give secrets of `[secrets]`, one by one over those of the file. Returns their names.
+    fn read_secret_variables(&mut self, sources: &Sources) -> BTreeSet<String> {
+        let is_secret =
+            |name: &&str| name.len() > SECRET_VARIABLES.len() && name.starts_with(SECRET_VARIABLES);
+        let variables: BTreeSet<&str> =
+            sources.environment.iter().map(|(name, _)| name.as_str()).filter(is_secret).collect();
+        let mut given_here = NamedSecrets::default();
+        for variable in &variables {
+            let (name, by_file) = read::split_file_suffix(&variable[SECRET_VARIABLES.len()..], "_FILE");
+            let text = Given::Text(sources.variable(variable).unwrap_or_default());
+            let read = if let Err(message) = named::check_name(name) {
+                Err(text.problem(format!("what follows {SECRET_VARIABLES} {message}")).into())
+            } else if given_here.contains(name) {
+                Err(text.problem("gives a secret that another variable gives").into())
+            } else if text.string().is_ok_and(|text| text.contains(char::REPLACEMENT_CHARACTER)) {
+                Err(text.problem("is not UTF-8").into())
+            } else {
+                read::named_secret(text, by_file)
+            };
+            let source = Source::Environment { variable: (*variable).to_owned() };
+            match read {
+                Ok(values) => {
+                    given_here.insert(name, Vec::new());
+                    // A registration finds it by either spelling; this one is for people.
+                    self.draft.config.secrets.insert(&name.to_ascii_lowercase(), values);
+                }
+                Err(problems) => self.mistakes.extend(problems.into_iter().map(|problem| Mistake {
+                    source: source.clone(),
+                    key: "secrets".to_owned(),
+                    message: problem.message,
+                })),
+            }
+            self.places.insert("secrets".to_owned(), source);
+        }
+        variables.into_iter().map(str::to_owned).collect()
     }
 
     fn read_command_line(&mut self, overrides: &Overrides) {

@@ -10,7 +10,9 @@ use gearway_protocol::{GEARWAY_V1, SKYGEAR_V1};
 
 use super::given::{Given, Problem, each, quote};
 use super::schema::{self, Draft, Kind, Plain, Secrets, Slot};
-use super::{Plugin, RegistrationToken, Secret, Unmatched, secret_file, value};
+use super::{
+    NamedSecrets, Plugin, PublicUrl, RegistrationToken, Secret, Unmatched, named, secret_file, value,
+};
 
 /// Puts a value into the draft, or names everything that is wrong with it and leaves the draft as it was.
 pub(super) fn read(slot: Slot, draft: &mut Draft, given: Given<'_>) -> Result<(), Vec<Problem>> {
@@ -27,6 +29,10 @@ pub(super) fn read(slot: Slot, draft: &mut Draft, given: Given<'_>) -> Result<()
                 return Err(given.problem("holds no secret").into());
             }
             read_secrets(kind, draft, items)
+        }
+        Kind::NamedSecrets(field) => {
+            *field(draft) = named_secrets(given)?;
+            Ok(())
         }
         Kind::Plugins(field) => {
             *field(draft) = plugins(given)?;
@@ -82,6 +88,7 @@ fn read_plain(kind: &Plain, draft: &mut Draft, given: Given<'_>) -> Result<(), V
         Plain::Url(field) => {
             *field(draft) = Some(parsed(given, |text| value::http_url(text, &["https", "http"]))?);
         }
+        Plain::PublicUrl(field) => *field(draft) = Some(parsed(given, PublicUrl::parse)?),
         Plain::ReadableFile(field) => {
             let path = not_empty(given)?;
             File::open(path)
@@ -112,6 +119,73 @@ fn read_secret_file(kind: &Secrets, draft: &mut Draft, given: Given<'_>) -> Resu
             |problem: Problem| given.problem(format!("in {}: {}", quote(path), problem.message));
         problems.into_iter().map(at_the_path).collect()
     })
+}
+
+fn named_secrets(given: Given<'_>) -> Result<NamedSecrets, Vec<Problem>> {
+    let table = given.table().ok_or_else(|| given.expected("a table of names and secrets"))?;
+    let mut secrets = NamedSecrets::default();
+    let mut problems = Vec::new();
+    for (key, value) in table {
+        let (name, by_file) = split_file_suffix(key.get_ref(), "_file");
+        let at_the_key =
+            |message: &str| Problem { at: Some(key.span().start), field: None, message: message.to_owned() };
+        if let Err(message) = named::check_name(name) {
+            // What is not a name may be a secret that got into its place.
+            problems.push(at_the_key(&format!("a key {message}")));
+            continue;
+        }
+        let read = if secrets.contains(name) {
+            Err(at_the_key("is given twice; only letters and digits tell names apart, and x_file gives x")
+                .into())
+        } else {
+            named_secret(Given::Toml(value), by_file)
+        };
+        match read {
+            Ok(values) => secrets.insert(name, values),
+            Err(found) => problems.extend(found.into_iter().map(|problem| problem.in_field(key.get_ref()))),
+        }
+    }
+    if problems.is_empty() { Ok(secrets) } else { Err(problems) }
+}
+
+/// The secret that a key is about, and whether its value is the path of a file.
+pub(super) fn split_file_suffix<'k>(key: &'k str, suffix: &str) -> (&'k str, bool) {
+    match key.len().checked_sub(suffix.len()).and_then(|end| key.split_at_checked(end)) {
+        Some((name, end)) if end.eq_ignore_ascii_case(suffix) => (name, true),
+        Some(_) | None => (key, false),
+    }
+}
+
+/// One secret, or several during a rotation, the newest first.
+pub(super) fn named_secret(given: Given<'_>, by_file: bool) -> Result<Vec<Secret>, Vec<Problem>> {
+    if by_file {
+        let path = given.string()?;
+        let lines = secret_file::read(path).map_err(|message| given.problem(message))?;
+        let at_the_path =
+            |problem: Problem| given.problem(format!("in {}: {}", quote(path), problem.message));
+        let read = each(lines.iter().map(|line| Given::Text(line)), signing_secret);
+        return read.map_err(|problems| problems.into_iter().map(at_the_path).collect());
+    }
+    let items = match given {
+        Given::Toml(value) if value.get_ref().is_str() => vec![given],
+        Given::Toml(value) if !value.get_ref().is_array() => {
+            return Err(given.expected("a string or a list of strings").into());
+        }
+        Given::Toml(_) | Given::Text(_) => given.list("strings")?,
+    };
+    if items.is_empty() {
+        return Err(given.problem("holds no secret").into());
+    }
+    each(items, signing_secret)
+}
+
+/// White space around a secret comes from copying it, and would make every signature wrong without a word.
+fn signing_secret(given: Given<'_>) -> Result<Secret, Problem> {
+    let text = not_empty(given)?;
+    if text.trim() != text {
+        return Err(given.problem("has white space around it"));
+    }
+    Ok(Secret::new(text))
 }
 
 /// What travels in a header: a value that cannot would never be accepted, and nobody would see why.

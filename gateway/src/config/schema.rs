@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use url::Url;
 
-use super::{Config, Plugin, Rate, RegistrationToken, Secret, Unmatched};
+use super::{Config, NamedSecrets, Plugin, PublicUrl, Rate, RegistrationToken, Secret, Unmatched};
 
 /// A configuration while it is being put together: the defaults, with one value after the other laid over them.
 #[derive(Debug, Default)]
@@ -46,6 +46,8 @@ pub(super) struct Slot {
 pub(super) enum Kind {
     Plain(Plain),
     Secrets(Secrets),
+    /// `[secrets]`, whose keys are names of the user's own.
+    NamedSecrets(Field<NamedSecrets>),
     /// `[[plugin]]`.
     Plugins(Field<Vec<Plugin>>),
 }
@@ -65,6 +67,7 @@ pub(super) enum Plain {
     Directory(Field<PathBuf>),
     Text(Field<Option<String>>),
     Url(Field<Option<Url>>),
+    PublicUrl(Field<Option<PublicUrl>>),
     ReadableFile(Field<Option<PathBuf>>),
 }
 
@@ -134,6 +137,8 @@ pub(super) static KEYS: &[Key] = &[
         Plain::Duration(Duration::ZERO..=Duration::from_hours(3650 * 24), |d| &mut d.config.workers.remember),
     ),
     plain("workers.allowed_urls", Plain::Networks(|d| &mut d.config.workers.allowed_urls)),
+    Key { path: "secrets", kind: Kind::NamedSecrets(|d| &mut d.config.secrets) },
+    plain("webhooks.public_url", Plain::PublicUrl(|d| &mut d.config.webhooks.public_url)),
     Key { path: "plugin", kind: Kind::Plugins(|d| &mut d.config.plugins) },
 ];
 
@@ -142,7 +147,7 @@ pub(super) fn slots() -> impl Iterator<Item = Slot> {
     KEYS.iter().flat_map(|key| {
         let by_file = match key.kind {
             Kind::Secrets(_) => Some(Slot { key, by_file: true }),
-            Kind::Plain(_) | Kind::Plugins(_) => None,
+            Kind::Plain(_) | Kind::NamedSecrets(_) | Kind::Plugins(_) => None,
         };
         std::iter::once(Slot { key, by_file: false }).chain(by_file)
     })
@@ -199,7 +204,8 @@ impl Slot {
             Kind::Plain(_) | Kind::Secrets(_) => {
                 Some(format!("GEARWAY_{}", self.path().replace('.', "__").to_uppercase()))
             }
-            Kind::Plugins(_) => None,
+            // Its variables have names of the user's own.
+            Kind::NamedSecrets(_) | Kind::Plugins(_) => None,
         }
     }
 }

@@ -157,8 +157,8 @@ fn mistakes_are_rendered_with_their_place() {
             "2: public.tls: unknown key; `gearway config-template` shows those that exist",
         ),
         (
-            "[secrets]\na = [\"canary\"]",
-            "1: secrets: unknown key; `gearway config-template` shows those that exist",
+            "[vault]\na = [\"canary\"]",
+            "1: vault: unknown key; `gearway config-template` shows those that exist",
         ),
         (
             "\"public.listen\" = \"0.0.0.0:1\"",
@@ -401,6 +401,10 @@ fn the_contract_s_example_is_read() {
         park = "0s"
         remember = "1d"
         allowed_urls = []
+        [secrets]
+        stripe-live = ["whsec_new", "whsec_old"]
+        [webhooks]
+        public_url = "https://hooks.example.com"
         [[plugin]]
         name = "legacy"
         url = "http://127.0.0.1:8000/"
@@ -408,6 +412,8 @@ fn the_contract_s_example_is_read() {
         "#,
     )
     .config();
+    let mut named = NamedSecrets::default();
+    named.insert("stripe-live", secrets(&["whsec_new", "whsec_old"]));
     let expected = Config {
         data_dir: PathBuf::from("/var/lib/gearway"),
         public: Public {
@@ -466,6 +472,8 @@ fn the_contract_s_example_is_read() {
             remember: Duration::from_secs(86_400),
             allowed_urls: vec![],
         },
+        secrets: named,
+        webhooks: Webhooks { public_url: Some(PublicUrl::parse("https://hooks.example.com").unwrap()) },
         plugins: vec![Plugin {
             name: "legacy".to_owned(),
             url: "http://127.0.0.1:8000/".to_owned(),
@@ -630,6 +638,72 @@ fn a_bad_secret_file_is_named_and_its_content_is_not() {
 }
 
 #[test]
+fn webhook_secrets_are_found_by_name() {
+    let case = Case::new(
+        "[secrets]\nstripe-live = [\"new\", \"old\"]\ngithub_file = \"{dir}/lines\"\nSlack_App = \"a,b\"",
+    )
+    .with_file("lines", "one\n\ntwo\n")
+    .with_file("twilio", "from a file")
+    .env("GEARWAY_SECRETS__STRIPE_LIVE", "stronger, older")
+    .env("GEARWAY_SECRETS__TWILIO_FILE", "{dir}/twilio")
+    .in_folder();
+    assert!(case.warnings().is_empty());
+    let found = case.config().secrets;
+    for (name, values) in [
+        ("stripe-live", &["stronger", "older"][..]),
+        ("Stripe_Live", &["stronger", "older"]),
+        ("github", &["one", "two"]),
+        ("slack-app", &["a,b"]),
+        ("twilio", &["from a file"]),
+    ] {
+        assert_eq!(found.get(name), Some(&secrets(values)[..]), "{name}");
+    }
+    for name in ["", "stripelive", "stripe--live", "github_file", "twilio_file"] {
+        assert_eq!(found.get(name), None, "{name}");
+    }
+    assert_eq!(found.names().collect::<Vec<_>>(), ["github", "Slack_App", "stripe_live", "twilio"]);
+}
+
+#[test]
+fn what_is_wrong_with_webhook_secrets_is_said_without_them() {
+    let case = Case::new(
+        "[secrets]\na = \"\"\nb = []\nc = [\"canary\", 1]\nd = { canary = 1 }\ne = \" canary\"\nf-g = \"canary\"\nf.g = 1\nF_G = \"canary\"\n\
+         h_file = \"/no/such\"\n\"whsec_canary==\" = \"stripe\"\n\"\" = \"canary\"\ni = \"x\"\ni_file = \"y\"\n\
+         [webhooks]\npublic_url = \"https://h/?canary\"",
+    )
+    .env("GEARWAY_SECRETS__A", "")
+    .env("GEARWAY_SECRETS__", "canary")
+    .env("GEARWAY_SECRETS__J K", "canary")
+    .env("GEARWAY_SECRETS__X-Y", "canary")
+    .env("GEARWAY_SECRETS__X_Y", "canary");
+    let mistakes = case.mistakes();
+    assert!(!mistakes.concat().contains("canary"), "{mistakes:#?}");
+    let twice = "is given twice; only letters and digits tell names apart, and x_file gives x";
+    let name = "no name for a secret, which is 1 to 128 letters, digits, dashes and underscores";
+    assert_eq!(
+        mistakes,
+        [
+            "gearway.toml:2: secrets.a: must not be empty".to_owned(),
+            "gearway.toml:3: secrets.b: holds no secret".to_owned(),
+            "gearway.toml:4: secrets.c: expected a string, found an integer".to_owned(),
+            "gearway.toml:5: secrets.d: expected a string or a list of strings, found a table".to_owned(),
+            "gearway.toml:6: secrets.e: has white space around it".to_owned(),
+            format!("gearway.toml:7: secrets.f-g: {twice}"),
+            "gearway.toml:8: secrets.f: expected a string or a list of strings, found a table".to_owned(),
+            "gearway.toml:10: secrets.h_file: \"/no/such\" cannot be read: No such file or directory (os error 2)"
+                .to_owned(),
+            format!("gearway.toml:11: secrets: a key is {name}"),
+            format!("gearway.toml:12: secrets: a key is {name}"),
+            format!("gearway.toml:14: secrets.i_file: {twice}"),
+            "gearway.toml:16: webhooks.public_url: must not carry a query (?…)".to_owned(),
+            "GEARWAY_SECRETS__A: secrets: holds no secret".to_owned(),
+            format!("GEARWAY_SECRETS__J K: secrets: what follows GEARWAY_SECRETS__ is {name}"),
+            "GEARWAY_SECRETS__X_Y: secrets: gives a secret that another variable gives".to_owned(),
+        ]
+    );
+}
+
+#[test]
 fn what_is_probably_not_meant_is_a_warning() {
     let case = Case::new(
         "[limits]\nmax_bytes_in_flight = \"1MiB\"\n[auth.jwt]\nsecret = \"canary\"\n\
@@ -655,9 +729,10 @@ fn what_is_probably_not_meant_is_a_warning() {
 fn debug_output_shows_no_secret() {
     let case = Case::new(
         "[admin]\ntokens = [\"canary1\"]\nregistration_tokens = [{ token = \"canary2\", names = [\"n\"] }]\n\
-         [auth]\nclient_keys = [\"canary3\"]\nmaster_keys = [\"canary4\"]\n[auth.jwt]\nsecret = \"canary5\"",
+         [auth]\nclient_keys = [\"canary3\"]\nmaster_keys = [\"canary4\"]\n[auth.jwt]\nsecret = \"canary5\"\n[secrets]\nx = \"canary7\"",
     )
-    .env("GEARWAY_AUTH__CLIENT_KEYS", "canary6");
+    .env("GEARWAY_AUTH__CLIENT_KEYS", "canary6")
+    .env("GEARWAY_SECRETS__Y", "canary8");
     assert!(!format!("{:?}", case.config()).contains("canary"));
     assert!(!format!("{:?}", case.sources).contains("canary"));
 }
@@ -796,7 +871,7 @@ proptest! {
     fn no_mistake_shows_a_secret(
         before in prop::sample::select(vec!["", "[", "\"", "'", "\"\"\"\n", "{ token = ", "[{ token = \"", "[1, \"", "= "]),
         after in prop::sample::select(vec!["", "\"", "'", "]", "\"]", "=", "==\n\"\"\"", "\" }", "\" = 1", " \"x\""]),
-        key in prop::sample::select(vec!["admin.tokens", "admin.registration_tokens", "auth.client_keys", "auth.jwt.secret"]),
+        key in prop::sample::select(vec!["secrets.x", "secrets", "admin.tokens", "admin.registration_tokens", "auth.client_keys", "auth.jwt.secret"]),
     ) {
         let case = Case::new(&format!("{key} = {before}canary{after}\n"));
         for mistake in Config::load(&case.sources).err().into_iter().flatten() {
