@@ -139,8 +139,7 @@ impl Relay {
                 error_response(&error, &inbound.request_id)
             }
         };
-        if inbound.head.method == Method::CONNECT {
-            // Whatever follows was meant for the tunnel that there is not.
+        if client::ends_connection(&inbound.head) {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         if let Ok(value) = HeaderValue::from_str(&inbound.request_id) {

@@ -17,4 +17,5 @@ mod seed_page;
 mod single_replica_restart;
 mod skygear_packages;
 mod skygear_v1;
+mod strictness;
 mod vectors;

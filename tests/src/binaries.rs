@@ -24,10 +24,16 @@ pub fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the workspace")
 }
 
+/// Where everything is built, and what tests install is kept.
+#[must_use]
+pub fn target_dir() -> PathBuf {
+    where_this_was_built().0
+}
+
 /// Builds the whole workspace's binaries, and not chosen packages': then features resolve as in
 /// `cargo test --workspace`, and nothing is compiled twice.
 fn build() -> HashMap<String, PathBuf> {
-    let (target_dir, profile) = where_this_test_was_built();
+    let (target_dir, profile) = where_this_was_built();
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .current_dir(workspace())
         .args(["build", "--workspace", "--bins", "--message-format=json-render-diagnostics"])
@@ -50,14 +56,14 @@ fn build() -> HashMap<String, PathBuf> {
         .collect()
 }
 
-/// Test executables lie in `<target dir>/<profile's folder>/deps/`.
-fn where_this_test_was_built() -> (PathBuf, String) {
+/// Test executables lie in `<target dir>/<profile's folder>/deps/`, binaries one folder higher.
+fn where_this_was_built() -> (PathBuf, String) {
     let executable = std::env::current_exe().expect("the path of this executable");
-    let profile_dir = executable
-        .ancestors()
-        .find(|path| path.file_name().is_some_and(|name| name == "deps"))
-        .and_then(Path::parent)
-        .expect("test executables lie in deps/");
+    let folder = executable.parent().expect("an executable lies in a folder");
+    let profile_dir = match folder.file_name().is_some_and(|name| name == "deps") {
+        true => folder.parent().expect("deps/ lies in a profile's folder"),
+        false => folder,
+    };
     let folder = profile_dir.file_name().and_then(|name| name.to_str()).expect("a profile's folder");
     let profile = if folder == "debug" { "dev" } else { folder };
     let target_dir = profile_dir

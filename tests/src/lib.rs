@@ -7,6 +7,7 @@
 pub mod admin;
 pub mod binaries;
 pub mod gateway;
+pub mod installed;
 pub mod load;
 pub mod port;
 pub mod process;

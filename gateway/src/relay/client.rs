@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName};
 use http::request::Parts;
 use http::uri::Authority;
-use http::{HeaderValue, Method};
+use http::{HeaderValue, Method, Version};
 use ipnet::IpNet;
 use smallvec::SmallVec;
 
@@ -49,6 +49,27 @@ pub(super) fn host(head: &Parts) -> Result<&str, Error> {
         .ok_or_else(|| Error::bad_request("the Host header is not a host and port"))?;
     // RFC 9112 section 3.2.2: the authority of an absolute target counts, not the header.
     Ok(head.uri.authority().map_or(host, Authority::as_str))
+}
+
+/// Whether nothing may be served behind this request. Strict parsers refuse such a head and with it all that follows, or read
+/// nothing behind it: what follows CONNECT is for the tunnel that there is not, and RFC 9112 section 9.3 lets no proxy keep an
+/// HTTP/1.0 client's connection.
+pub(super) fn ends_connection(head: &Parts) -> bool {
+    let known = matches!(
+        head.method,
+        Method::GET
+            | Method::POST
+            | Method::PUT
+            | Method::DELETE
+            | Method::PATCH
+            | Method::HEAD
+            | Method::OPTIONS
+    );
+    match head.version {
+        Version::HTTP_09 | Version::HTTP_10 => true,
+        Version::HTTP_11 => !known || head.headers.get_all(HOST).iter().count() != 1,
+        _ => false,
+    }
 }
 
 pub(super) fn is_trusted(peer: IpAddr, trusted_proxies: &[IpNet]) -> bool {

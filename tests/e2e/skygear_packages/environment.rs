@@ -1,21 +1,14 @@
 //! Skygear's own packages, installed once for each set of pins, and their processes.
 
-use std::collections::hash_map::DefaultHasher;
-use std::fs::{self, File, TryLockError};
-use std::hash::{Hash, Hasher};
-use std::io;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::process::Command;
 
+use gearway_tests::installed;
 use gearway_tests::port::ReservedPort;
 use gearway_tests::process::Process;
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
-
-/// How long installing one language's packages may take, waiting for another process that does the same included.
-const SETUP_LIMIT: Duration = Duration::from_secs(900);
-const LOCK_POLL: Duration = Duration::from_millis(50);
 
 static PYTHON: OnceCell<Result<PathBuf, String>> = OnceCell::const_new();
 static NODE: OnceCell<Result<PathBuf, String>> = OnceCell::const_new();
@@ -57,8 +50,9 @@ impl Language {
         };
         let installed = cell
             .get_or_init(async || {
-                let setup = tokio::time::timeout(SETUP_LIMIT, set_up(self)).await;
-                setup.unwrap_or_else(|_| Err(format!("not done within {SETUP_LIMIT:?}")))
+                let pins = self.pins().iter().map(|name| self.sources().join(name)).collect::<Vec<_>>();
+                let name = format!("skygear-v1/{self:?}").to_lowercase();
+                installed::once(&name, self.interpreter(), &pins, |dir| self.installers(dir)).await
             })
             .await;
         match installed {
@@ -190,63 +184,4 @@ impl Plugin {
         let address = self.port.address();
         format!("[[plugin]]\nname = \"{name}\"\nurl = \"http://{address}/\"\nprotocol = \"skygear-v1\"\n")
     }
-}
-
-/// Installs the packages, unless this process or another did so already for the same pins and interpreter.
-async fn set_up(language: Language) -> Result<PathBuf, String> {
-    let mut version = Command::new(language.interpreter());
-    version.arg("--version");
-    let version = run(version).await?;
-    let mut key = DefaultHasher::new();
-    (&version.stdout, &version.stderr).hash(&mut key);
-    let mut pins = Vec::new();
-    for name in language.pins() {
-        let path = language.sources().join(name);
-        let text = fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-        text.hash(&mut key);
-        pins.push((name, text));
-    }
-    let all = Path::new(env!("CARGO_TARGET_TMPDIR")).join("skygear-v1");
-    let dir = all.join(format!("{language:?}-{:016x}", key.finish()).to_lowercase());
-    let complete = dir.join(".complete");
-    let io = |error: io::Error| format!("{}: {error}", dir.display());
-
-    fs::create_dir_all(&all).map_err(io)?;
-    // Held until this function returns, and given up by the kernel if this process dies before.
-    let lock = File::create(dir.with_extension("lock")).map_err(io)?;
-    loop {
-        match lock.try_lock() {
-            Ok(()) => break,
-            Err(TryLockError::WouldBlock) => tokio::time::sleep(LOCK_POLL).await,
-            Err(TryLockError::Error(error)) => return Err(io(error)),
-        }
-    }
-    if complete.is_file() {
-        return Ok(dir);
-    }
-    match fs::remove_dir_all(&dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
-        _ => fs::create_dir(&dir).map_err(io)?,
-    }
-    for (name, text) in pins {
-        fs::write(dir.join(name), text).map_err(io)?;
-    }
-    for mut installer in language.installers(&dir) {
-        installer.current_dir(&dir);
-        run(installer).await?;
-    }
-    fs::write(complete, "").map_err(io)?;
-    Ok(dir)
-}
-
-async fn run(mut command: Command) -> Result<Output, String> {
-    command.stdin(Stdio::null());
-    let shown = format!("{command:?}");
-    let output = tokio::process::Command::from(command).kill_on_drop(true).output().await;
-    let output = output.map_err(|error| format!("{shown}: {error}"))?;
-    if output.status.success() {
-        return Ok(output);
-    }
-    let [stdout, stderr] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
-    Err(format!("{shown}: {}\n{stdout}{stderr}", output.status))
 }
