@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::access_log::AccessFields;
 pub use load::{Overrides, Sources};
 pub use mistake::{Mistake, Position, Source, Warning};
 pub use named::NamedSecrets;
@@ -49,6 +50,7 @@ pub struct Config {
     pub workers: Workers,
     pub secrets: NamedSecrets,
     pub webhooks: Webhooks,
+    pub log: Log,
     pub plugins: Vec<Plugin>,
 }
 
@@ -163,6 +165,14 @@ pub struct Webhooks {
     pub public_url: Option<PublicUrl>,
 }
 
+/// What is logged beside what happens to the gateway itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Log {
+    /// Whether each request is.
+    pub access: bool,
+    pub access_fields: AccessFields,
+}
+
 /// A worker that cannot register itself.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plugin {
@@ -255,6 +265,7 @@ impl Default for Config {
             },
             secrets: NamedSecrets::default(),
             webhooks: Webhooks { public_url: None },
+            log: Log { access: false, access_fields: AccessFields::all() },
             plugins: Vec::new(),
         }
     }

@@ -148,6 +148,16 @@ impl Error {
         }
     }
 
+    /// What operators and whoever writes the handler are told: also what clients are not.
+    #[must_use]
+    pub fn for_the_log(&self) -> String {
+        if let Self::Handler(error) = self {
+            let name = error.name.as_deref().or_else(|| error.code.name()).unwrap_or("HandlerError");
+            return format!("{name} {}: {}", error.code.0, error.message);
+        }
+        self.to_string()
+    }
+
     /// The body of the error response, without what only the log may know.
     #[must_use]
     pub fn to_json(&self, request_id: &str) -> Vec<u8> {

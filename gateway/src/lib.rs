@@ -16,6 +16,7 @@ pub mod route;
 pub mod upstream;
 pub mod webhook;
 
+pub mod access_log;
 pub mod admin;
 pub mod config;
 pub mod data_dir;

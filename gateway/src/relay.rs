@@ -14,12 +14,12 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use tracing::debug;
 
+use crate::access_log::{self, Entry};
 use crate::admit::{Admission, InFlight};
 use crate::auth::Authenticator;
 use crate::body;
-use crate::config::{Config, Unmatched};
+use crate::config::{self, Config, Unmatched};
 use crate::dispatch::{Dispatcher, Undelivered};
 use crate::drain::Drain;
 use crate::envelope::Call;
@@ -28,7 +28,7 @@ use crate::path::{self, CanonicalPath, Target};
 use crate::rate::RateLimits;
 use crate::registry::{Group, Handler, NoParking, Registry};
 use crate::route::Found;
-use crate::telemetry::{self, AuthFailure, Metrics};
+use crate::telemetry::{AuthFailure, Metrics};
 
 const REQUEST_ID: http::HeaderName = http::HeaderName::from_static("x-request-id");
 /// A tenth of `limits.max_in_flight` may wait for the workers of one name. Contract section 6.
@@ -103,6 +103,12 @@ struct Trail<'r> {
     route: Option<Arc<str>>,
     worker: Option<Arc<Group>>,
     user: Option<String>,
+    traceparent: Option<HeaderValue>,
+    remote_addr: IpAddr,
+    /// How long workers had the request, over all attempts.
+    worker_time: Option<Duration>,
+    error: Option<String>,
+    log: &'r config::Log,
     /// [`None`] until there is a response.
     status: Option<StatusCode>,
 }
@@ -126,6 +132,11 @@ impl Relay {
                 route: None,
                 worker: None,
                 user: None,
+                traceparent: None,
+                remote_addr: peer.ip(),
+                worker_time: None,
+                error: None,
+                log: &config.log,
                 status: None,
             },
         };
@@ -135,6 +146,9 @@ impl Relay {
             Err(error) => {
                 if let Some(reason) = auth_failure(&error) {
                     self.shared.metrics.count_auth_failure(reason);
+                }
+                if access_log::is_read(config.log.access) {
+                    progress.trail.error = Some(error.for_the_log());
                 }
                 error_response(&error, &inbound.request_id)
             }
@@ -168,6 +182,8 @@ impl Relay {
             Target::Redirect(path) => return Ok(redirect(&inbound.head.method, path, &query)),
         };
         let traceparent = client::traceparent(&inbound.head.headers, &inbound.request_id);
+        progress.trail.remote_addr = remote_addr;
+        progress.trail.traceparent = Some(traceparent.clone());
         let asked = Asked { host, raw_path, path, query, remote_addr, traceparent };
         // How an attempt that may have run was lost: from then on no error may say that it did not run.
         let mut lost = None;
@@ -240,7 +256,10 @@ impl Relay {
             captures: &captures,
             deadline: inbound.deadline(handler, config),
         };
-        self.dispatcher.dispatch(handler, &call, &asked.traceparent, &admission, config).await
+        let handed_over = Instant::now();
+        let answered = self.dispatcher.dispatch(handler, &call, &asked.traceparent, &admission, config).await;
+        *progress.trail.worker_time.get_or_insert_default() += handed_over.elapsed();
+        answered
     }
 
     /// Contract section 3 for what nobody registered, and section 6 for what somebody may be about to.
@@ -313,18 +332,25 @@ impl Drop for Trail<'_> {
         let route = self.route.as_ref();
         let status = self.status.map_or(CLIENT_GONE, |status| status.as_u16());
         self.metrics.observe_request(&inbound.head.method, route, status, elapsed);
-        debug!(
-            target: telemetry::ACCESS,
-            request_id = inbound.request_id,
-            method = %inbound.head.method,
-            path = inbound.head.uri.path(),
-            route = route.map(|route| &**route),
-            worker = self.worker.as_ref().map(|group| &*group.name),
-            user = self.user,
+        if !access_log::is_read(self.log.access) {
+            return;
+        }
+        let trace_id = self.traceparent.as_ref().and_then(|value| value.to_str().ok()?.get(3..35));
+        let entry = Entry {
+            request_id: &inbound.request_id,
+            trace_id,
+            method: inbound.head.method.as_str(),
+            path: inbound.head.uri.path(),
+            route: route.map(|route| &**route),
+            worker: self.worker.as_ref().map(|group| &*group.name),
+            user: self.user.as_deref(),
+            remote_addr: self.remote_addr,
             status,
-            duration_ms = elapsed.as_secs_f64() * 1000.0,
-            "request"
-        );
+            duration: elapsed,
+            worker_time: self.worker_time,
+            error: self.error.as_deref(),
+        };
+        access_log::log(&entry, self.log.access, self.log.access_fields);
     }
 }
 

@@ -6,6 +6,7 @@ mod compose;
 mod configuration;
 mod conform;
 mod demo;
+mod dev;
 mod drain;
 mod envelope;
 mod errors;

@@ -25,6 +25,8 @@ use super::{DevArgs, load, output};
 
 /// How often the routes are looked at.
 const LOOK: Duration = Duration::from_millis(500);
+/// How long a worker may take to register before something seems to be wrong.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a worker may take to finish what it does before it is restarted.
 const WORKER_FAREWELL: Duration = Duration::from_secs(10);
 /// What the gateway needs beyond its drain timeout.
@@ -79,12 +81,23 @@ async fn attend(
         None => None,
     };
     let mut look = tokio::time::interval(LOOK);
+    let mut registered = Registered::default();
+    registered.expect(worker.is_some().then(tokio::time::Instant::now));
     loop {
         tokio::select! {
             () = interrupted.wait() => return Ok(()),
             status = gateway.process.ended() => bail!("the gateway ended ({})", status?),
-            _ = look.tick() => routes.look().await?,
+            _ = look.tick() => registered.note(routes.look().await?),
+            () = registered.overdue() => output::complain(&format!(
+                "the worker runs, and has registered no route for {} s\n    {}: it registers at GEARWAY_GATEWAY ({}) with \
+                 GEARWAY_TOKEN, both of which it was given; the SDKs do that in `gearway run`, `run()` and `Worker::run()`. \
+                 Does it get that far?",
+                PATIENCE.as_secs(),
+                output::paint(output::Colour::Cyan, "hint"),
+                listening.admin,
+            )),
             exit = ended(worker.as_deref_mut()) => {
+                registered.expect(None);
                 output::complain(&format!("the worker ended ({}); a change of its files starts it again", exit?));
             }
             file = changed(watch.as_mut()) => {
@@ -92,6 +105,7 @@ async fn attend(
                 output::line(&format!("{} changed, restarting the worker", file.display()))?;
                 worker.stop().await;
                 worker.start()?;
+                registered.expect(Some(tokio::time::Instant::now()));
             }
         }
     }
@@ -173,6 +187,7 @@ impl Gateway {
     /// Waits until it listens.
     async fn listening(&mut self) -> anyhow::Result<Listening> {
         let log = self.log.as_mut().context("the gateway listens already")?;
+        let mut hint = None;
         while let Some(line) = log.next_line().await? {
             let event: Value = serde_json::from_str(&line).unwrap_or_default();
             match (event["message"].as_str(), event["public"].as_str(), event["admin"].as_str()) {
@@ -185,8 +200,12 @@ impl Gateway {
                 }
                 _ => story::tell(&line)?,
             }
+            hint = story::start_hint(&line).or(hint);
         }
-        Err(anyhow!("the gateway did not start"))
+        match hint {
+            Some(hint) => Err(anyhow!("the gateway did not start; {hint}")),
+            None => Err(anyhow!("the gateway did not start")),
+        }
     }
 
     /// Lets it drain, and tells what it says meanwhile.
@@ -261,7 +280,35 @@ impl Worker {
 struct Routes {
     url: String,
     http: reqwest::Client,
-    shown: Vec<String>,
+    shown: Vec<[Value; 5]>,
+}
+
+/// Whether the worker that was started has registered, and since when it should have.
+#[derive(Default)]
+struct Registered {
+    /// [`None`] when nothing is to be expected, any more or at all.
+    since: Option<tokio::time::Instant>,
+}
+
+impl Registered {
+    fn expect(&mut self, since: Option<tokio::time::Instant>) {
+        self.since = since;
+    }
+
+    fn note(&mut self, some_route_is_live: bool) {
+        if some_route_is_live {
+            self.since = None;
+        }
+    }
+
+    /// Returns once, when a worker has taken too long.
+    async fn overdue(&mut self) {
+        match self.since {
+            Some(since) => tokio::time::sleep_until(since + PATIENCE).await,
+            None => std::future::pending().await,
+        }
+        self.since = None;
+    }
 }
 
 impl Routes {
@@ -270,17 +317,18 @@ impl Routes {
         Ok(Self { url: format!("{admin}/v1/routes"), http, shown: Vec::new() })
     }
 
-    /// Shows the routes if they have changed. A gateway that does not answer is looked at again the next time.
-    async fn look(&mut self) -> anyhow::Result<()> {
-        let Ok(response) = self.http.get(&self.url).send().await else { return Ok(()) };
-        let Ok(routes) = response.json::<Value>().await else { return Ok(()) };
-        let lines = story::routes(&routes);
-        if lines != self.shown {
-            for line in &lines {
-                output::line(line)?;
+    /// Shows the routes if they have changed, and tells whether one has a worker. A gateway that does not answer is looked at
+    /// again the next time.
+    async fn look(&mut self) -> anyhow::Result<bool> {
+        if let Ok(response) = self.http.get(&self.url).send().await
+            && let Ok(routes) = response.json::<Value>().await
+        {
+            let rows = story::routes(&routes);
+            if rows != self.shown {
+                output::table(["METHODS", "PATH", "WORKER", "WANTS", "STATE"], rows.clone())?;
+                self.shown = rows;
             }
-            self.shown = lines;
         }
-        Ok(())
+        Ok(self.shown.iter().any(|row| row[4] == "live"))
     }
 }

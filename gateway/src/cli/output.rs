@@ -1,4 +1,5 @@
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
+use std::sync::LazyLock;
 
 use comfy_table::{Table, presets};
 use serde_json::Value;
@@ -25,6 +26,34 @@ pub(super) fn bytes(bytes: &[u8]) -> anyhow::Result<()> {
 pub(super) fn complain(text: &str) {
     // Where nobody reads standard error, there is nobody to tell.
     writeln!(io::stderr().lock(), "{text}").ok();
+}
+
+/// What stands out on a terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Colour {
+    Red,
+    Green,
+    Yellow,
+    Cyan,
+    Faint,
+}
+
+/// The text in a colour, if standard output is a terminal and nobody has asked for none (<https://no-color.org>).
+pub(super) fn paint(colour: Colour, text: &str) -> String {
+    static COLOURS: LazyLock<bool> = LazyLock::new(|| {
+        io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    });
+    if !*COLOURS {
+        return text.to_owned();
+    }
+    let code = match colour {
+        Colour::Red => 31,
+        Colour::Green => 32,
+        Colour::Yellow => 33,
+        Colour::Cyan => 36,
+        Colour::Faint => 2,
+    };
+    format!("\x1b[{code}m{text}\x1b[0m")
 }
 
 /// Rows of JSON values under headings.

@@ -13,6 +13,7 @@ use super::schema::{self, Draft, Kind, Plain, Secrets, Slot};
 use super::{
     NamedSecrets, Plugin, PublicUrl, RegistrationToken, Secret, Unmatched, named, secret_file, value,
 };
+use crate::access_log::AccessField;
 
 /// Puts a value into the draft, or names everything that is wrong with it and leaves the draft as it was.
 pub(super) fn read(slot: Slot, draft: &mut Draft, given: Given<'_>) -> Result<(), Vec<Problem>> {
@@ -95,8 +96,19 @@ fn read_plain(kind: &Plain, draft: &mut Draft, given: Given<'_>) -> Result<(), V
                 .map_err(|error| given.problem(format!("{} cannot be read: {error}", quote(path))))?;
             *field(draft) = Some(PathBuf::from(path));
         }
+        Plain::AccessFields(field) => {
+            *field(draft) =
+                each(given.list("strings")?, |item| parsed(item, access_field))?.into_iter().collect();
+        }
     }
     Ok(())
+}
+
+fn access_field(text: &str) -> Result<AccessField, String> {
+    AccessField::ALL.into_iter().find(|field| field.name() == text).ok_or_else(|| {
+        let known = AccessField::ALL.map(AccessField::name).join(", ");
+        format!("{} is none of {known}", quote(text))
+    })
 }
 
 fn read_secrets(kind: &Secrets, draft: &mut Draft, items: Vec<Given<'_>>) -> Result<(), Vec<Problem>> {

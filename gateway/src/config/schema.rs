@@ -8,7 +8,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 use url::Url;
 
-use super::{Config, NamedSecrets, Plugin, PublicUrl, Rate, RegistrationToken, Secret, Unmatched};
+use super::{
+    AccessFields, Config, NamedSecrets, Plugin, PublicUrl, Rate, RegistrationToken, Secret, Unmatched,
+};
 
 /// A configuration while it is being put together: the defaults, with one value after the other laid over them.
 #[derive(Debug, Default)]
@@ -69,6 +71,7 @@ pub(super) enum Plain {
     Url(Field<Option<Url>>),
     PublicUrl(Field<Option<PublicUrl>>),
     ReadableFile(Field<Option<PathBuf>>),
+    AccessFields(Field<AccessFields>),
 }
 
 /// A value that nothing may show, and that an `x_file` may hold.
@@ -139,6 +142,8 @@ pub(super) static KEYS: &[Key] = &[
     plain("workers.allowed_urls", Plain::Networks(|d| &mut d.config.workers.allowed_urls)),
     Key { path: "secrets", kind: Kind::NamedSecrets(|d| &mut d.config.secrets) },
     plain("webhooks.public_url", Plain::PublicUrl(|d| &mut d.config.webhooks.public_url)),
+    plain("log.access", Plain::Boolean(|d| &mut d.config.log.access)),
+    plain("log.access_fields", Plain::AccessFields(|d| &mut d.config.log.access_fields)),
     Key { path: "plugin", kind: Kind::Plugins(|d| &mut d.config.plugins) },
 ];
 

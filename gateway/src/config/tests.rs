@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
+use crate::access_log::AccessField;
 
 /// A folder with a `gearway.toml`, whose path messages are cut down to its name.
 struct Case {
@@ -405,6 +406,9 @@ fn the_contract_s_example_is_read() {
         stripe-live = ["whsec_new", "whsec_old"]
         [webhooks]
         public_url = "https://hooks.example.com"
+        [log]
+        access = true
+        access_fields = ["status", "path"]
         [[plugin]]
         name = "legacy"
         url = "http://127.0.0.1:8000/"
@@ -474,6 +478,10 @@ fn the_contract_s_example_is_read() {
         },
         secrets: named,
         webhooks: Webhooks { public_url: Some(PublicUrl::parse("https://hooks.example.com").unwrap()) },
+        log: Log {
+            access: true,
+            access_fields: [AccessField::Path, AccessField::Status].into_iter().collect(),
+        },
         plugins: vec![Plugin {
             name: "legacy".to_owned(),
             url: "http://127.0.0.1:8000/".to_owned(),

@@ -3,7 +3,7 @@ use serde_json::Value;
 use tokio::io::{BufReader, Lines};
 use tokio::process::ChildStderr;
 
-use crate::cli::output::{self, cell, printable};
+use crate::cli::output::{self, Colour, cell, paint, printable};
 
 /// Shows what a gateway's log says, until it ends. It is read to its end also when nobody looks any more.
 pub(super) async fn tell_all(mut log: Lines<BufReader<ChildStderr>>) -> anyhow::Result<()> {
@@ -27,28 +27,90 @@ fn read(line: &str) -> Option<String> {
     if event["target"] == telemetry::ACCESS {
         return Some(request(&event));
     }
-    let message = cell(&event["message"]);
     match event["level"].as_str() {
-        Some("WARN") => Some(format!("warning: {message}{}", details(&event))),
-        Some("ERROR") => Some(format!("error: {message}{}", details(&event))),
+        Some("WARN") => Some(told(Colour::Yellow, "warning", &event)),
+        Some("ERROR") => Some(told(Colour::Red, "error", &event)),
         Some(_) | None => None,
     }
 }
 
+/// A line, and a second one for an error: its worker's message is what somebody who writes a handler looks for.
 fn request(event: &Value) -> String {
-    let duration = event["duration_ms"].as_f64().map(|ms| format!("{ms:.1} ms")).unwrap_or_default();
-    let mut line =
-        format!("{} {} {} {duration}", cell(&event["status"]), cell(&event["method"]), cell(&event["path"]));
-    match &event["worker"] {
-        Value::Null => line.push_str("  no route"),
-        worker => {
-            line.push_str(&format!("  {} of {}", cell(&event["route"]), cell(worker)));
-        }
-    }
+    let status = event["status"].as_u64().unwrap_or_default();
+    let ms = |value: &Value| value.as_f64();
+    let total = ms(&event["duration_ms"]).unwrap_or_default();
+    let times = match ms(&event["worker_ms"]) {
+        Some(worker) => format!("gateway {:.1} ms, worker {worker:.1} ms", (total - worker).max(0.0)),
+        None => format!("gateway {total:.1} ms"),
+    };
+    let handler = match &event["worker"] {
+        Value::Null => "no route".to_owned(),
+        worker => format!("{} of {}", cell(&event["route"]), cell(worker)),
+    };
+    let mut line = format!(
+        "{} {:<6} {}  {}  {times}",
+        paint(status_colour(status), &status.to_string()),
+        cell(&event["method"]),
+        cell(&event["path"]),
+        paint(Colour::Faint, &handler)
+    );
     if event["user"].is_string() {
         line.push_str(&format!("  as {}", cell(&event["user"])));
     }
+    if event["error"].is_string() {
+        line.push_str(&format!("\n    {}", paint(status_colour(status), &cell(&event["error"]))));
+    }
     line
+}
+
+fn status_colour(status: u64) -> Colour {
+    match status {
+        0..300 => Colour::Green,
+        300..400 => Colour::Cyan,
+        400..500 => Colour::Yellow,
+        _ => Colour::Red,
+    }
+}
+
+/// What to do about a warning that whoever writes a worker can do something about.
+fn hint(event: &Value) -> Option<&'static str> {
+    match (event["message"].as_str()?, event["status"].as_u64()) {
+        ("admin request refused", Some(409)) => Some(
+            "another worker name has this route. Stop the program that serves it, give both the same GEARWAY_NAME if they are \
+             replicas of one service, or, if it is gone for good: gearway routes forget PATH",
+        ),
+        ("admin request refused", Some(401)) => Some(
+            "a worker that is not started by this command needs GEARWAY_TOKEN, from the file registration-token in data_dir",
+        ),
+        ("admin request refused", Some(422)) => {
+            Some("see workers.allowed_urls and [secrets] in gearway config-template")
+        }
+        _ => None,
+    }
+}
+
+/// What to do when the gateway could not start, if its last words say why.
+pub(super) fn start_hint(line: &str) -> Option<&'static str> {
+    if line.contains("cannot listen on public.listen") {
+        return Some("choose another port for clients: gearway dev --public-listen 127.0.0.1:0 -- …");
+    }
+    if line.contains("cannot listen on admin.listen") {
+        return Some("choose another port for workers: gearway dev --admin-listen 127.0.0.1:0 -- …");
+    }
+    if line.contains("is in use by another gateway") {
+        return Some(
+            "a gateway runs in this folder already; give this one its own: gearway dev --data-dir DIR -- …",
+        );
+    }
+    None
+}
+
+fn told(colour: Colour, kind: &str, event: &Value) -> String {
+    let mut text = format!("{}: {}{}", paint(colour, kind), cell(&event["message"]), details(event));
+    if let Some(hint) = hint(event) {
+        text.push_str(&format!("\n    {}: {hint}", paint(Colour::Cyan, "hint")));
+    }
+    text
 }
 
 fn details(event: &Value) -> String {
@@ -59,27 +121,31 @@ fn details(event: &Value) -> String {
         .collect()
 }
 
-/// The answer of `GET /v1/routes`, a line for each path and worker name.
-pub(super) fn routes(answer: &Value) -> Vec<String> {
-    let mut lines = Vec::new();
+/// The answer of `GET /v1/routes` as a table's rows: methods, path, worker, what callers must present, and whether a worker
+/// is there.
+pub(super) fn routes(answer: &Value) -> Vec<[Value; 5]> {
+    let mut rows = Vec::new();
     for route in answer["routes"].as_array().into_iter().flatten() {
         let methods = route["methods"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let mut owners: Vec<_> = methods.iter().map(|method| &method["owner"]).collect();
-        owners.dedup();
-        for owner in owners {
-            let own: Vec<_> = methods.iter().filter(|method| method["owner"] == *owner).collect();
+        let fields =
+            |method: &Value| ["owner", "key_required", "user_required"].map(|name| method[name].clone());
+        let mut kinds: Vec<_> = methods.iter().map(fields).collect();
+        kinds.dedup();
+        for kind in kinds {
+            let own: Vec<_> = methods.iter().filter(|method| fields(method) == kind).collect();
             let names: Vec<_> = own.iter().map(|method| cell(&method["method"])).collect();
             let absent = own.iter().all(|method| method["replicas"] == 0);
-            let note = if absent { ", which is away" } else { "" };
-            lines.push(format!(
-                "route {} {} of {}{note}",
-                names.join(","),
-                cell(&route["path"]),
-                cell(owner)
-            ));
+            let [owner, key, user] = kind;
+            let wants = match (key == true, user == true) {
+                (_, true) => "user",
+                (true, false) => "key",
+                (false, false) => "-",
+            };
+            let state = if absent { "away" } else { "live" };
+            rows.push([names.join(" ").into(), route["path"].clone(), owner, wants.into(), state.into()]);
         }
     }
-    lines
+    rows
 }
 
 #[cfg(test)]
@@ -90,15 +156,31 @@ mod tests {
 
     #[test]
     fn a_request_becomes_a_line() {
-        let event = json!({
+        let mut event = json!({
             "level": "DEBUG", "target": "gearway::access", "message": "request", "method": "GET", "path": "/foo/a",
-            "route": "/foo/", "worker": "orders", "user": "alice", "status": 200, "duration_ms": 1.26,
+            "route": "/foo/", "worker": "orders", "user": "alice", "status": 200, "duration_ms": 1.26, "worker_ms": 1.0,
         });
-        assert_eq!(read(&event.to_string()).unwrap(), "200 GET /foo/a 1.3 ms  /foo/ of orders  as alice");
+        let line = "200 GET    /foo/a  /foo/ of orders  gateway 0.3 ms, worker 1.0 ms  as alice";
+        assert_eq!(read(&event.to_string()).unwrap(), line);
+        event["error"] = "SoldOut 10001: four\nseats left".into();
+        assert_eq!(
+            read(&event.to_string()).unwrap(),
+            format!("{line}\n    SoldOut 10001: four\\nseats left")
+        );
         let unmatched = json!({
             "target": "gearway::access", "method": "GET", "path": "/\u{1b}[2J", "status": 404, "duration_ms": 0.1,
         });
-        assert_eq!(read(&unmatched.to_string()).unwrap(), "404 GET /\\u{1b}[2J 0.1 ms  no route");
+        assert_eq!(read(&unmatched.to_string()).unwrap(), "404 GET    /\\u{1b}[2J  no route  gateway 0.1 ms");
+    }
+
+    #[test]
+    fn what_can_be_done_is_hinted_at() {
+        let event =
+            json!({"level": "WARN", "message": "admin request refused", "status": 409, "reason": "r"});
+        let text = read(&event.to_string()).unwrap();
+        assert!(text.contains("\n    hint: another worker name has this route"), "{text}");
+        assert!(start_hint("gearway: cannot listen on public.listen 0.0.0.0:3000: in use").is_some());
+        assert_eq!(start_hint("gearway: the configuration cannot be used"), None);
     }
 
     #[test]
@@ -116,10 +198,16 @@ mod tests {
 
     #[test]
     fn routes_are_grouped_by_worker() {
-        let method = |method: &str, owner: &str, replicas: u32| json!({"method": method, "owner": owner, "replicas": replicas, "available": replicas > 0});
+        let method = |method: &str, owner: &str, replicas: u32| {
+            json!({
+                "method": method, "owner": owner, "key_required": false, "user_required": false, "replicas": replicas,
+            })
+        };
         let answer = json!({"routes": [
             {"path": "/foo/", "methods": [method("GET", "a", 1), method("POST", "a", 1), method("PUT", "b", 0)]},
         ]});
-        assert_eq!(routes(&answer), ["route GET,POST /foo/ of a", "route PUT /foo/ of b, which is away"]);
+        let rows: Vec<String> =
+            routes(&answer).iter().map(|row| row.each_ref().map(cell).join(" ")).collect();
+        assert_eq!(rows, ["GET POST /foo/ a - live", "PUT /foo/ b - away"]);
     }
 }
