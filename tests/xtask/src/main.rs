@@ -1,10 +1,11 @@
-//! The commands of this repository: `cargo xtask test` and `cargo xtask demo`.
+//! The commands of this repository: `cargo xtask test`, `cargo xtask demo` and `cargo xtask bench`.
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
     reason = "these commands talk to the person who runs them"
 )]
 
+mod bench;
 mod binaries;
 mod compose;
 mod demo;
@@ -35,6 +36,8 @@ enum Command {
     ComposeTest,
     /// Runs a gateway with two sample workers and shows what to try.
     Demo(demo::Options),
+    /// Measures the gateway beside nginx and HAProxy.
+    Bench(bench::Options),
 }
 
 fn main() -> ExitCode {
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Command::Test { stages } => stages::run(&stages),
         Command::ComposeTest => stages::run(&[stages::Stage::Compose]),
         Command::Demo(options) => demo::run(&options),
+        Command::Bench(options) => bench::run(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,106 @@
+//! The gateway, with an API key and an access token wanted for every request.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::Context;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::{MAX_CONNECTIONS, Worker};
+use crate::call;
+use crate::child::Running;
+use crate::tokens::{CLIENT_KEY, JWT_SECRET};
+use crate::worker::ENVELOPE_PATH;
+
+const ADMIN_TOKEN: &str = "bench-admin-token-0123456789abcdef";
+const REGISTRATION_TOKEN: &str = "bench-registration-token-0123456789";
+
+/// A running gateway.
+#[derive(Debug)]
+pub(crate) struct Gateway {
+    pub(crate) public: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    // Before its folder, so that it ends first.
+    pub(crate) running: Running,
+    pub(crate) folder: TempDir,
+}
+
+pub(super) fn version(program: &Path) -> anyhow::Result<String> {
+    let output = Command::new(program).arg("--version").output();
+    let output = output.with_context(|| format!("cannot run {}", program.display()))?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+impl Gateway {
+    /// Starts one on the defaults but for limits that the load would meet, and `more` configuration.
+    pub(crate) fn start(program: &Path, threads: usize, more: &str) -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let config = format!(
+            r#"
+data_dir = {data_dir:?}
+[public]
+listen = "127.0.0.1:0"
+[admin]
+listen = "127.0.0.1:0"
+tokens = ["{ADMIN_TOKEN}"]
+registration_tokens = ["{REGISTRATION_TOKEN}"]
+[auth]
+client_keys = ["{CLIENT_KEY}"]
+[auth.jwt]
+secret = "{JWT_SECRET}"
+[runtime]
+threads = {threads}
+[limits]
+max_body = "64MiB"
+max_connections = {MAX_CONNECTIONS}
+[workers]
+lease = "1h"
+{more}
+"#,
+            data_dir = folder.path().join("data"),
+        );
+        let file = folder.path().join("gearway.toml");
+        std::fs::write(&file, config)?;
+        let mut command = Command::new(program);
+        command.env_clear().args(["serve", "--config"]).arg(&file).current_dir(folder.path());
+        let (mut running, log) = Running::start_logging("gearway", command)?;
+        let (public, admin) = running
+            .wait_for("listening", || log.try_iter().find_map(|line| listening(&line)))
+            .context("the gateway does not start")?;
+        Ok(Self { public, admin, running, folder })
+    }
+
+    /// Registers the worker's echo at `/echo`, for GET and POST, with both credentials wanted.
+    pub(crate) fn register_echo(&self, worker: &Worker) -> anyhow::Result<()> {
+        let port = *worker.ports.first().context("a worker listens")?;
+        let echo = json!({
+            "name": "echo",
+            "methods": ["GET", "POST"],
+            "key_required": true,
+            "user_required": true,
+        });
+        self.register("echo", port, &[echo])
+    }
+
+    /// Registers a worker on this port with these handlers.
+    pub(crate) fn register(&self, name: &str, port: u16, handlers: &[Value]) -> anyhow::Result<()> {
+        let body = json!({
+            "name": name,
+            "url": format!("http://127.0.0.1:{port}{ENVELOPE_PATH}"),
+            "protocol": "gearway-v1",
+            "version": "bench",
+            "max_concurrency": 10_000,
+            "features": [],
+            "handlers": handlers,
+        });
+        call::admin(self.admin, REGISTRATION_TOKEN, "POST /v1/workers", &body).map(drop)
+    }
+}
+
+fn listening(line: &str) -> Option<(SocketAddr, SocketAddr)> {
+    let line = serde_json::from_str::<Value>(line).ok()?;
+    let address = |name: &str| line[name].as_str()?.parse().ok();
+    (line["message"] == "listening").then(|| Some((address("public")?, address("admin")?)))?
+}
