@@ -60,7 +60,16 @@ pub struct Public {
     pub unmatched: Unmatched,
     pub trusted_proxies: Vec<IpNet>,
     pub drain_timeout: Duration,
+    /// Absent: clear text.
+    pub tls: Option<Tls>,
     pub rate_limit: RateLimit,
+}
+
+/// The public listener's certificate chain and its key, in PEM form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    pub cert_file: PathBuf,
+    pub key_file: PathBuf,
 }
 
 /// How often clients may call; absent for as often as they like.
@@ -229,6 +238,7 @@ impl Default for Config {
                 unmatched: Unmatched::Ok,
                 trusted_proxies: Vec::new(),
                 drain_timeout: Duration::from_secs(30),
+                tls: None,
                 rate_limit: RateLimit::default(),
             },
             admin: Admin {

@@ -99,6 +99,8 @@ pub struct FramedIo<IO> {
     /// Bytes were written that are not known to be flushed.
     unflushed: bool,
     write_blocked_since: Option<Instant>,
+    /// What is blocked is a flush: all bytes were written, into a buffer below.
+    flush_blocked: bool,
     write_alarm: Alarm,
 
     linger: Option<Linger>,
@@ -121,6 +123,7 @@ impl<IO> FramedIo<IO> {
             read_alarm: Alarm::default(),
             unflushed: false,
             write_blocked_since: None,
+            flush_blocked: false,
             write_alarm: Alarm::default(),
             linger: None,
         }
@@ -200,9 +203,14 @@ impl<IO> FramedIo<IO> {
             self.write_blocked_since = None;
             return written;
         }
+        self.poll_stalled(cx).map(Err)
+    }
+
+    /// Ready with an error if the client has taken nothing for too long.
+    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let since = *self.write_blocked_since.get_or_insert_with(Instant::now);
         ready!(self.write_alarm.poll_until(cx, since + self.idle_timeout));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes no bytes")))
+        Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "the client takes no bytes"))
     }
 }
 
@@ -272,7 +280,17 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for FramedIo<IO> {
     /// Starts the idle timer too: hyper does not read again between the end of a response and the client's next byte.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        ready!(Pin::new(&mut this.io).poll_flush(cx))?;
+        // Below TLS there is a buffer that takes a whole response; what the client has not taken of it shows here only.
+        match Pin::new(&mut this.io).poll_flush(cx) {
+            Poll::Ready(flushed) => flushed?,
+            Poll::Pending => {
+                this.flush_blocked = true;
+                return this.poll_stalled(cx).map(Err);
+            }
+        }
+        if std::mem::take(&mut this.flush_blocked) {
+            this.write_blocked_since = None;
+        }
         if this.unflushed && this.write_blocked_since.is_none() {
             this.unflushed = false;
             this.since = Instant::now();

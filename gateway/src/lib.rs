@@ -4,6 +4,7 @@
 pub mod admit;
 pub mod auth;
 pub mod body;
+mod connection;
 pub mod dispatch;
 pub mod envelope;
 pub mod framing;
@@ -13,6 +14,7 @@ pub mod rate;
 pub mod relay;
 pub mod respond;
 pub mod route;
+pub mod tls;
 pub mod upstream;
 pub mod webhook;
 

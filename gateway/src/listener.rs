@@ -1,6 +1,5 @@
 //! Client connections: accepted in one place, handed to the relay thread that has the fewest, drained in the end.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,23 +7,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use http::HeaderValue;
-use http::header::CONNECTION;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+use crate::connection;
 use crate::drain::{Drain, IDLE_GRACE};
-use crate::framing::{FramedIo, FramingLimits};
 use crate::relay::Relay;
 
-/// A client that keeps a connection without a request for this long has forgotten it.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// Out of descriptors or memory: accepting again at once would only spin.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 const MAX_HANDED_OVER: usize = 1024;
@@ -169,42 +160,5 @@ async fn retire_idle(relay: Arc<Relay>) {
 async fn connection(accepted: Accepted, relay: Arc<Relay>, grace: Duration) {
     let Accepted { stream, peer, _permit, _open } = accepted;
     let Ok(stream) = TcpStream::from_std(stream) else { return };
-    let config = relay.shared.config.load_full();
-    let limits = FramingLimits {
-        max_header: usize::try_from(config.limits.max_header).unwrap_or(usize::MAX),
-        header_timeout: config.limits.header_timeout,
-        idle_timeout: IDLE_TIMEOUT,
-    };
-    let max_header = limits.max_header;
-    let drain = relay.drain.clone();
-    let framed = FramedIo::new(stream, limits);
-    let activity = framed.activity();
-    let in_progress = activity.clone();
-    let service = service_fn(move |request| {
-        let relay = Arc::clone(&relay);
-        let busy = in_progress.begin();
-        async move {
-            let mut response = relay.handle(peer, request).await;
-            if relay.drain.has_begun() {
-                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            }
-            drop(busy);
-            Ok::<_, Infallible>(response)
-        }
-    });
-    let connection = http1::Builder::new()
-        .header_read_timeout(None)
-        .max_buf_size(max_header)
-        .serve_connection(TokioIo::new(framed), service);
-    tokio::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = drain.begun() => {
-            activity.close_when_idle(Instant::now() + grace);
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        debug!(%peer, %error, "a connection ended with an error");
-    }
+    connection::serve(stream, peer, relay, grace).await;
 }

@@ -7,13 +7,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use http::header::{CONNECTION, LOCATION, RETRY_AFTER};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use tokio_rustls::rustls::ServerConfig;
 
 use crate::access_log::{self, Entry};
 use crate::admit::{Admission, InFlight};
@@ -46,6 +47,8 @@ pub struct Shared {
     pub auth: ArcSwap<Authenticator>,
     pub config: Arc<ArcSwap<Config>>,
     pub rate_limits: ArcSwap<RateLimits>,
+    /// What clients are shown who connect from now on; [`None`] for clear text.
+    pub tls: ArcSwapOption<ServerConfig>,
     pub in_flight: Arc<InFlight>,
     pub metrics: Arc<Metrics>,
 }

@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::{Builder, Runtime};
@@ -31,6 +31,7 @@ use crate::registry::{Ejections, Registry, Rotation};
 use crate::relay::{Relay, Shared};
 use crate::store::Store;
 use crate::telemetry::{Metrics, Reading};
+use crate::tls;
 use crate::upstream::Pool;
 
 /// Connections that wait to be accepted: a burst of clients is no reason to refuse one.
@@ -54,6 +55,7 @@ pub fn run(sources: &Sources) -> anyhow::Result<()> {
     })?;
     let tokens = TokenTable::restore(recovered.tokens.clone());
     let auth = Authenticator::new(&config.auth, tokens.clone(), None)?;
+    let tls = config.public.tls.as_ref().map(tls::server_config).transpose()?;
     let grants = Grants::resolve(&config.admin, &data_dir)?;
     if let Some(file) = grants.registration_token_file() {
         info!(file = %file.display(), "workers register with the token in this file");
@@ -67,6 +69,7 @@ pub fn run(sources: &Sources) -> anyhow::Result<()> {
         auth: ArcSwap::from_pointee(auth),
         config: Arc::clone(&config),
         rate_limits: ArcSwap::from_pointee(RateLimits::new(&config.load().public.rate_limit)),
+        tls: ArcSwapOption::new(tls),
         in_flight: Arc::default(),
         metrics: Arc::new(Metrics::new()),
     });
@@ -276,6 +279,7 @@ impl Running<'_> {
         let previous = self.shared.auth.load_full();
         let auth = Authenticator::new(&new.auth, self.state.tokens.clone(), Some(&previous))?;
         let grants = Grants::resolve(&new.admin, &self.data_dir)?;
+        let tls = new.public.tls.as_ref().map(tls::server_config).transpose()?;
         for key in old.needs_restart(&new) {
             warn!(key, "this key changes with the next start only");
         }
@@ -287,6 +291,7 @@ impl Running<'_> {
         if *self.shared.rate_limits.load().config() != new.public.rate_limit {
             self.shared.rate_limits.store(Arc::new(RateLimits::new(&new.public.rate_limit)));
         }
+        self.shared.tls.store(tls);
         self.shared.auth.store(Arc::new(auth));
         self.state.grants.store(Arc::new(grants));
         self.shared.config.store(Arc::new(new));

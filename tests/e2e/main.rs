@@ -19,4 +19,5 @@ mod single_replica_restart;
 mod skygear_packages;
 mod skygear_v1;
 mod strictness;
+mod tls;
 mod vectors;

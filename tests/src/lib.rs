@@ -13,6 +13,7 @@ pub mod port;
 pub mod process;
 pub mod scripted;
 pub mod server;
+pub mod tls;
 pub mod wait;
 pub mod wire;
 pub mod worker;

@@ -6,9 +6,10 @@ use std::io;
 use std::net::SocketAddr;
 
 use serde_json::Value;
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{
+    AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader,
+};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::wait;
 
@@ -209,10 +210,9 @@ fn latin1(bytes: &[u8]) -> String {
 }
 
 /// A client's connection, kept alive between requests.
-#[derive(Debug)]
 pub struct Connection {
-    reader: BufReader<OwnedReadHalf>,
-    writer: OwnedWriteHalf,
+    reader: BufReader<Box<dyn AsyncRead + Send + Unpin>>,
+    writer: Box<dyn AsyncWrite + Send + Unpin>,
     host: SocketAddr,
     closing: bool,
 }
@@ -224,7 +224,17 @@ impl Connection {
         let stream = TcpStream::connect(to).await?;
         stream.set_nodelay(true)?;
         let (reader, writer) = stream.into_split();
-        Ok(Self { reader: BufReader::new(reader), writer, host: to, closing: false })
+        Ok(Self::over(reader, writer, to))
+    }
+
+    /// A connection that is open already, to be spoken over as if it were one to `host`.
+    #[must_use]
+    pub fn over(
+        reader: impl AsyncRead + Send + Unpin + 'static,
+        writer: impl AsyncWrite + Send + Unpin + 'static,
+        host: SocketAddr,
+    ) -> Self {
+        Self { reader: BufReader::new(Box::new(reader)), writer: Box::new(writer), host, closing: false }
     }
 
     /// # Panics
@@ -290,6 +300,12 @@ impl Connection {
         // What was read before a reset is in `rest`, and is what the caller asked for.
         drop(wait::within("the connection closes", self.reader.read_to_end(&mut rest)).await);
         rest
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("host", &self.host).field("closing", &self.closing).finish()
     }
 }
 

@@ -5,8 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use url::{Host, Url};
 
 use super::load::Places;
-use super::schema::{Draft, JwtDraft};
-use super::{Config, Jwt, JwtKeys, Mistake, Secret, Source, Warning};
+use super::schema::{Draft, JwtDraft, TlsDraft};
+use super::{Config, Jwt, JwtKeys, Mistake, Secret, Source, Tls, Warning};
+use crate::tls::{self, Unusable};
 
 /// An HS256 key that is shorter than the hash can be guessed more easily than the hash (RFC 7518 section 3.2).
 const HS256_KEY_BYTES: usize = 32;
@@ -21,6 +22,7 @@ pub(super) struct Found {
 pub(super) fn check(draft: &mut Draft, places: &Places, mistakes: &[Mistake]) -> Found {
     let mut checking = Checking { places, found: Found::default() };
     draft.config.auth.jwt = checking.jwt(std::mem::take(&mut draft.jwt));
+    draft.config.public.tls = checking.public_tls(std::mem::take(&mut draft.public_tls));
     if draft.config.runtime.threads == 0 {
         draft.config.runtime.threads = super::one_thread_per_core();
     }
@@ -74,6 +76,33 @@ impl Checking<'_> {
             }
         };
         Some(Jwt { keys, issuer: jwt.issuer, audience: jwt.audience })
+    }
+
+    fn public_tls(&mut self, tls: TlsDraft) -> Option<Tls> {
+        const SECTION: &str = "public.tls";
+        const KEYS: [&str; 2] = ["public.tls.cert_file", "public.tls.key_file"];
+        match KEYS.map(|key| self.places.contains_key(key)) {
+            [true, true] => {}
+            [false, false] => {
+                if self.places.contains_key(SECTION) {
+                    self.mistake(&[SECTION], &format!("needs {} and {}", KEYS[0], KEYS[1]));
+                }
+                return None;
+            }
+            [cert_given, _] => {
+                let (given, other) = if cert_given { (KEYS[0], KEYS[1]) } else { (KEYS[1], KEYS[0]) };
+                self.mistake(&[given], &format!("needs {other} beside it"));
+                return None;
+            }
+        }
+        // A file that cannot be read is a mistake already.
+        let files = Tls { cert_file: tls.cert_file?, key_file: tls.key_file? };
+        match tls::server_config(&files) {
+            Ok(_) => {}
+            Err(unusable @ Unusable::Certificate(_)) => self.mistake(&[KEYS[0]], &unusable.to_string()),
+            Err(unusable @ Unusable::Key(_)) => self.mistake(&[KEYS[1]], &unusable.to_string()),
+        }
+        Some(files)
     }
 
     fn secrets_with_two_purposes(&mut self, config: &Config) {

@@ -17,6 +17,14 @@ use super::{
 pub(super) struct Draft {
     pub(super) config: Config,
     pub(super) jwt: JwtDraft,
+    pub(super) public_tls: TlsDraft,
+}
+
+/// `public.tls` before it is known whether both of its keys were given.
+#[derive(Debug, Default)]
+pub(super) struct TlsDraft {
+    pub(super) cert_file: Option<PathBuf>,
+    pub(super) key_file: Option<PathBuf>,
 }
 
 /// `auth.jwt` before it is known which of its keys were given.
@@ -100,6 +108,8 @@ pub(super) static KEYS: &[Key] = &[
         "public.drain_timeout",
         Plain::Duration(Duration::ZERO..=DAY, |d| &mut d.config.public.drain_timeout),
     ),
+    plain("public.tls.cert_file", Plain::ReadableFile(|d| &mut d.public_tls.cert_file)),
+    plain("public.tls.key_file", Plain::ReadableFile(|d| &mut d.public_tls.key_file)),
     plain("public.rate_limit.per_key", Plain::Rate(|d| &mut d.config.public.rate_limit.per_key)),
     plain("public.rate_limit.per_address", Plain::Rate(|d| &mut d.config.public.rate_limit.per_address)),
     plain("admin.listen", Plain::Listen(|d| &mut d.config.admin.listen)),

@@ -68,6 +68,12 @@ impl Case {
     }
 }
 
+/// A certificate and its key, in PEM form.
+fn certificate() -> (String, String) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    (made.cert.pem(), made.signing_key.serialize_pem())
+}
+
 fn secrets(texts: &[&str]) -> Vec<Secret> {
     texts.iter().map(|text| Secret::new(text)).collect()
 }
@@ -154,8 +160,8 @@ fn mistakes_are_rendered_with_their_place() {
             "2: auth.master_key_file: unknown key; did you mean auth.master_keys_file?",
         ),
         (
-            "[public]\ntls.cert_file = \"x\"",
-            "2: public.tls: unknown key; `gearway config-template` shows those that exist",
+            "[public]\nssl.cert_file = \"x\"",
+            "2: public.ssl: unknown key; `gearway config-template` shows those that exist",
         ),
         (
             "[vault]\na = [\"canary\"]",
@@ -363,7 +369,8 @@ fn nothing_given_is_the_defaults() {
 
 #[test]
 fn the_contract_s_example_is_read() {
-    let config = Case::new(
+    let (cert, key) = certificate();
+    let case = Case::new(
         r#"
         data_dir = "/var/lib/gearway"
         [public]
@@ -371,6 +378,8 @@ fn the_contract_s_example_is_read() {
         unmatched = "not_found"
         trusted_proxies = ["10.1.2.3/8", "192.0.2.1"]
         drain_timeout = "500ms"
+        tls.cert_file = "{dir}/cert.pem"
+        tls.key_file = "{dir}/key.pem"
         rate_limit.per_key = "600/m"
         rate_limit.per_address = "5/s"
         [admin]
@@ -415,7 +424,10 @@ fn the_contract_s_example_is_read() {
         protocol = "skygear-v1"
         "#,
     )
-    .config();
+    .with_file("cert.pem", &cert)
+    .with_file("key.pem", &key)
+    .in_folder();
+    let folder = case.folder.path();
     let mut named = NamedSecrets::default();
     named.insert("stripe-live", secrets(&["whsec_new", "whsec_old"]));
     let expected = Config {
@@ -425,6 +437,7 @@ fn the_contract_s_example_is_read() {
             unmatched: Unmatched::NotFound,
             trusted_proxies: vec!["10.0.0.0/8".parse().unwrap(), "192.0.2.1/32".parse().unwrap()],
             drain_timeout: Duration::from_millis(500),
+            tls: Some(Tls { cert_file: folder.join("cert.pem"), key_file: folder.join("key.pem") }),
             rate_limit: RateLimit {
                 per_key: Some(Rate {
                     requests: NonZeroU32::new(600).unwrap(),
@@ -488,7 +501,7 @@ fn the_contract_s_example_is_read() {
             protocol: "skygear-v1".to_owned(),
         }],
     };
-    assert_eq!(config, expected);
+    assert_eq!(case.config(), expected);
 }
 
 #[test]
@@ -502,6 +515,56 @@ fn a_jwt_section_has_one_source_of_keys() {
     assert_eq!(found, JwtKeys::PublicKeyFile(folder.path().join("key.pem")));
     let url = "https://auth.example.com/jwks.json";
     assert_eq!(keys(&format!("jwks_url = \"{url}\"")).0, JwtKeys::JwksUrl(url.parse().unwrap()));
+}
+
+#[test]
+fn a_certificate_and_its_key_are_checked_together() {
+    let (cert, key) = certificate();
+    let (_, another_key) = certificate();
+    let mistakes = |section: &str| {
+        Case::new(&format!("[public.tls]\n{section}"))
+            .with_file("cert.pem", &cert)
+            .with_file("key.pem", &key)
+            .with_file("another.pem", &another_key)
+            .with_file("text.pem", "-----BEGIN CERTIFICATE-----\nsecretsecret*")
+            .in_folder()
+            .mistakes()
+            .join("\n")
+    };
+    let pair = |cert: &str, key: &str| {
+        mistakes(&format!("cert_file = \"{{dir}}/{cert}\"\nkey_file = \"{{dir}}/{key}\""))
+    };
+    assert_eq!(
+        pair("cert.pem", "another.pem"),
+        "gearway.toml:3: public.tls.key_file: another.pem is not the key of the first certificate in cert.pem"
+    );
+    assert_eq!(
+        pair("key.pem", "key.pem"),
+        "gearway.toml:2: public.tls.cert_file: key.pem holds no certificate in PEM form"
+    );
+    assert_eq!(
+        pair("cert.pem", "cert.pem"),
+        "gearway.toml:3: public.tls.key_file: cert.pem holds no private key in PEM form without a passphrase"
+    );
+    assert_eq!(
+        pair("text.pem", "key.pem"),
+        "gearway.toml:2: public.tls.cert_file: text.pem is not a PEM file"
+    );
+    assert!(
+        pair("none.pem", "key.pem").starts_with("gearway.toml:2: public.tls.cert_file: \"none.pem\" cannot")
+    );
+    assert_eq!(
+        mistakes("cert_file = \"{dir}/cert.pem\""),
+        "gearway.toml:2: public.tls.cert_file: needs public.tls.key_file beside it"
+    );
+    assert_eq!(
+        mistakes("key_file = \"{dir}/key.pem\""),
+        "gearway.toml:2: public.tls.key_file: needs public.tls.cert_file beside it"
+    );
+    assert_eq!(
+        mistakes(""),
+        "gearway.toml:1: public.tls: needs public.tls.cert_file and public.tls.key_file"
+    );
 }
 
 #[test]
@@ -888,7 +951,7 @@ proptest! {
     }
 
     #[test]
-    fn any_environment_is_read_or_refused(values in prop::collection::vec("\\PC*", 31)) {
+    fn any_environment_is_read_or_refused(values in prop::collection::vec("\\PC*", 80)) {
         let variables = schema::slots().filter(|slot| !slot.by_file).filter_map(schema::Slot::variable);
         let environment = variables.zip(values).collect();
         let sources = Sources { environment, ..Sources::default() };

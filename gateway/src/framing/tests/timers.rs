@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufStream, DuplexStream};
 use tokio::time::{Instant, sleep};
 
 use super::super::{FramedIo, InProgress};
@@ -25,6 +25,15 @@ where
     F: Future<Output = &'static str> + Send + 'static,
 {
     let (client, server) = tokio::io::duplex(pipe);
+    serve(server, answer);
+    client
+}
+
+fn serve<A, F>(server: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, answer: A)
+where
+    A: Fn(Request<hyper::body::Incoming>, InProgress) -> F + Send + 'static,
+    F: Future<Output = &'static str> + Send + 'static,
+{
     let framed = FramedIo::new(server, LIMITS);
     let activity = framed.activity();
     let service = service_fn(move |request| {
@@ -34,7 +43,6 @@ where
     let connection =
         hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(framed), service);
     tokio::spawn(connection);
-    client
 }
 
 /// As [`connect`]; after `calm` the connection is told to close when it is idle once `grace` is over.
@@ -223,6 +231,17 @@ async fn a_client_that_takes_its_response_slowly_gets_it_whole() {
 #[tokio::test(start_paused = true)]
 async fn a_client_that_takes_nothing_is_closed() {
     let mut client = connect(16, at_once);
+    send(&mut client, b"GET / HTTP/1.1\r\n").await;
+    send(&mut client, b"\r\n").await;
+    sleep(LIMITS.idle_timeout + SECOND).await;
+    let (answer, _) = until_closed(&mut client).await;
+    assert_eq!(answer.len(), 16, "only what the pipe held: {answer}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_nothing_is_closed_whatever_buffers_below() {
+    let (mut client, server) = tokio::io::duplex(16);
+    serve(BufStream::new(server), at_once);
     send(&mut client, b"GET / HTTP/1.1\r\n").await;
     send(&mut client, b"\r\n").await;
     sleep(LIMITS.idle_timeout + SECOND).await;

@@ -1,0 +1,96 @@
+//! One client's connection: TLS where it is configured, and the requests that come over it.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use http::header::CONNECTION;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tracing::debug;
+
+use crate::framing::{FramedIo, FramingLimits};
+use crate::relay::Relay;
+
+/// A client that keeps a connection without a request for this long has forgotten it.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// What every connection of a relay thread is served with.
+struct Serving {
+    peer: SocketAddr,
+    relay: Arc<Relay>,
+    /// How long an idle connection is kept once the gateway drains.
+    grace: Duration,
+}
+
+/// Serves a connection that was just accepted, to its end.
+pub(crate) async fn serve(stream: TcpStream, peer: SocketAddr, relay: Arc<Relay>, grace: Duration) {
+    let tls = relay.shared.tls.load_full();
+    let serving = Serving { peer, relay, grace };
+    match tls {
+        None => http1(stream, serving).await,
+        // In a box of its own, so that connections in clear text do not pay for its size.
+        Some(tls) => Box::pin(over_tls(stream, tls, serving)).await,
+    }
+}
+
+async fn over_tls(stream: TcpStream, tls: Arc<ServerConfig>, serving: Serving) {
+    let peer = serving.peer;
+    let timeout = serving.relay.shared.config.load().limits.header_timeout;
+    // A drain does not end it: who has connected is served.
+    match tokio::time::timeout(timeout, TlsAcceptor::from(tls).accept(stream)).await {
+        Ok(Ok(stream)) => http1(stream, serving).await,
+        Ok(Err(error)) => debug!(%peer, %error, "a TLS handshake failed"),
+        Err(_) => debug!(%peer, "a TLS handshake took longer than limits.header_timeout"),
+    }
+}
+
+async fn http1<IO: AsyncRead + AsyncWrite + Unpin>(stream: IO, serving: Serving) {
+    let Serving { peer, relay, grace } = serving;
+    let config = relay.shared.config.load_full();
+    let limits = FramingLimits {
+        max_header: usize::try_from(config.limits.max_header).unwrap_or(usize::MAX),
+        header_timeout: config.limits.header_timeout,
+        idle_timeout: IDLE_TIMEOUT,
+    };
+    let max_header = limits.max_header;
+    let drain = relay.drain.clone();
+    let framed = FramedIo::new(stream, limits);
+    let activity = framed.activity();
+    let in_progress = activity.clone();
+    let service = service_fn(move |request| {
+        let relay = Arc::clone(&relay);
+        let busy = in_progress.begin();
+        async move {
+            let mut response = relay.handle(peer, request).await;
+            if relay.drain.has_begun() {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            drop(busy);
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let connection = http1::Builder::new()
+        .header_read_timeout(None)
+        .max_buf_size(max_header)
+        .serve_connection(TokioIo::new(framed), service);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = drain.begun() => {
+            activity.close_when_idle(Instant::now() + grace);
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        debug!(%peer, %error, "a connection ended with an error");
+    }
+}
