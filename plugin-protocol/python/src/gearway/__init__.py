@@ -40,6 +40,7 @@ __all__ = [
     "default_worker",
     "handler",
     "mount",
+    "run",
     "wsgi",
 ]
 
@@ -48,6 +49,18 @@ default_worker = Worker()
 
 handler = default_worker.handler
 mount = default_worker.mount
+
+
+def run(*, threads: int | None = None, max_concurrency: int | None = None) -> None:
+    """Serves the handlers until SIGTERM: the last line of a file that is started by itself, as ``python app.py``.
+
+    ``max_concurrency``: how many calls are taken at once; without it, any number. ``threads``: how many handlers that
+    are not async run at once. The process exits with 0 once it has drained, and with 1 when it cannot serve. Under
+    ``gearway run app.py`` this does nothing, since that command serves the file.
+    """
+    from ._cli import run as serve
+
+    serve(threads=threads, max_concurrency=max_concurrency)
 
 
 def __getattr__(name: str) -> Any:

@@ -28,14 +28,7 @@ _log = logging.getLogger("gearway")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
-    _configure_logging()
-    # Tools that start and watch a worker read what handlers print.
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(line_buffering=True)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        # Until there is something to drain.
-        signal.signal(number, lambda *_: sys.exit(0))
+    _prepare_process()
     if not Path(options.app).is_file():
         return _fail(f"there is no file {options.app}")
     try:
@@ -46,6 +39,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.reload:
         return _reload(options, settings, listener)
     return _run(options, settings, listener)
+
+
+def run(*, threads: int | None = None, max_concurrency: int | None = None) -> None:
+    """What ``gearway.run`` documents."""
+    if not _standalone.registers_here:
+        return
+    for name, value in (("threads", threads), ("max_concurrency", max_concurrency)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be 1 or more, not {value}")
+    _prepare_process()
+    main_file = getattr(sys.modules["__main__"], "__file__", None)
+    try:
+        settings = _settings.from_environment(Path(main_file or "app").stem)
+        listener = _server.bind(settings)
+    except (_settings.SettingError, OSError) as error:
+        sys.exit(_fail(str(error)))
+    sys.exit(_serve(sys.modules["__main__"], settings, listener, threads, max_concurrency))
+
+
+def _prepare_process() -> None:
+    _configure_logging()
+    # Tools that start and watch a worker read what handlers print.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(line_buffering=True)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # Until there is something to drain.
+        signal.signal(number, lambda *_: sys.exit(0))
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -96,16 +117,27 @@ def _run(options: argparse.Namespace, settings: _settings.Settings, listener: so
     except Exception:
         _log.exception("cannot load %s", options.app)
         return 1
+    return _serve(module, settings, listener, options.threads, options.max_concurrency)
+
+
+def _serve(
+    module: ModuleType,
+    settings: _settings.Settings,
+    listener: socket.socket,
+    threads: int | None,
+    max_concurrency: int | None,
+) -> int:
     worker: Worker = gearway.default_worker
     if not worker.routes:
-        return _fail(f"{options.app} has no handlers: decorate a function with @gearway.handler")
+        name = getattr(module, "__file__", None) or "the app"
+        return _fail(f"{name} has no handlers: decorate a function with @gearway.handler")
     version = getattr(module, "__version__", "")
     return _server.serve(
         worker,
         settings,
         _server.Options(
-            threads=options.threads or options.max_concurrency or _standalone.DEFAULT_THREADS,
-            max_concurrency=options.max_concurrency,
+            threads=threads or max_concurrency or _standalone.DEFAULT_THREADS,
+            max_concurrency=max_concurrency,
             version=version if isinstance(version, str) else "",
         ),
         listener,
