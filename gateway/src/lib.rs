@@ -25,6 +25,7 @@ pub mod data_dir;
 pub mod dialect;
 pub mod drain;
 pub mod error;
+mod json;
 pub mod plugin;
 pub mod registry;
 pub mod serve;

@@ -1,5 +1,7 @@
 //! A worker's reply to the HTTP response. Contract sections 5 and 7.
 
+mod scan;
+
 use std::borrow::Cow;
 use std::fmt;
 
@@ -49,7 +51,26 @@ fn says_not_run(answer: &Answer) -> bool {
     answer.headers.get(NOT_RUN_HEADER).is_some_and(|value| value == "1")
 }
 
-fn read(body: &Bytes, dialect: Dialect, max_body: u64) -> Result<Response<Bytes>, Error> {
+/// Reads the body of a reply, whose status said that there is one to read.
+///
+/// # Errors
+/// The handler's own error, or [`Error::Nonsense`].
+pub fn read(body: &Bytes, dialect: Dialect, max_body: u64) -> Result<Response<Bytes>, Error> {
+    let response = match scan::scan(body, dialect) {
+        Some(response) => response,
+        None => read_any(body, dialect)?,
+    };
+    if response.body().len() as u64 > max_body {
+        return Err(nonsense(format!(
+            "a body of {} bytes; limits.max_body is {max_body}",
+            response.body().len()
+        )));
+    }
+    Ok(response)
+}
+
+/// Reads a reply however it is written, and says what is wrong with it.
+fn read_any(body: &Bytes, dialect: Dialect) -> Result<Response<Bytes>, Error> {
     let reply: ReplyFields<'_> = serde_json::from_slice(body).map_err(|error| nonsense(error.to_string()))?;
     let result = match (reply.result, reply.error) {
         (Some(result), None) => result,
@@ -57,7 +78,7 @@ fn read(body: &Bytes, dialect: Dialect, max_body: u64) -> Result<Response<Bytes>
         (Some(_), Some(_)) => return Err(nonsense("both result and error")),
         (None, None) => return Err(nonsense("neither result nor error")),
     };
-    let response = match dialect {
+    Ok(match dialect {
         Dialect::SkygearV1 => whole_response(result)?,
         Dialect::GearwayV1 => match result.r#type.as_deref() {
             Some("text") => {
@@ -76,14 +97,7 @@ fn read(body: &Bytes, dialect: Dialect, max_body: u64) -> Result<Response<Bytes>
             }
             None => return Err(nonsense("result.type is missing")),
         },
-    };
-    if response.body().len() as u64 > max_body {
-        return Err(nonsense(format!(
-            "a body of {} bytes; limits.max_body is {max_body}",
-            response.body().len()
-        )));
-    }
-    Ok(response)
+    })
 }
 
 fn typed(content_type: &'static str, body: Bytes) -> Response<Bytes> {
@@ -99,11 +113,9 @@ fn whole_response(result: ResultFields<'_>) -> Result<Response<Bytes>, Error> {
         .filter(|status| (200..=599).contains(status))
         .and_then(|status| StatusCode::from_u16(status).ok())
         .ok_or_else(|| nonsense(format!("result.status {status} is not within 200 to 599")))?;
-    let body = Base64Body::decode(&result.body.unwrap_or_default().0)
+    let body = Base64Body::decode(result.body.unwrap_or_default().0.as_bytes())
         .map_err(|error| nonsense(format!("result.body: {error}")))?;
-    // RFC 9110 sections 15.3.5 and 15.4.5: these have no content.
-    let has_content = !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    let mut response = Response::new(if has_content { body.into() } else { Bytes::new() });
+    let mut response = Response::new(if has_content(status) { body.into() } else { Bytes::new() });
     *response.status_mut() = status;
     for (name, values) in result.header.0 {
         let name = HeaderName::from_bytes(name.as_bytes())
@@ -115,10 +127,18 @@ fn whole_response(result: ResultFields<'_>) -> Result<Response<Bytes>, Error> {
             let value = latin1(&value).ok_or_else(|| {
                 nonsense(format!("result.header: the value of {name} is not a header value"))
             })?;
-            response.headers_mut().append(name.clone(), value);
+            response
+                .headers_mut()
+                .try_append(name.clone(), value)
+                .map_err(|_| nonsense("result.header: too many headers"))?;
         }
     }
     Ok(response)
+}
+
+/// RFC 9110 sections 15.3.5 and 15.4.5: some have none.
+fn has_content(status: StatusCode) -> bool {
+    !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 /// Framing and the connection are between the gateway and its client; a worker that could set them could split responses.

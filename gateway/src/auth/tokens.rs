@@ -56,7 +56,7 @@ impl TokenTable {
 
         let mut random = [0; 32];
         getrandom::fill(&mut random)?;
-        let token = format!("{OPAQUE_PREFIX}{}", base64_simd::URL_SAFE_NO_PAD.encode_to_string(random));
+        let token = format!("{OPAQUE_PREFIX}{}", base64_turbo::URL_SAFE_NO_PAD.encode(random));
         let mut id = [0; 8];
         getrandom::fill(&mut id)?;
 
@@ -121,7 +121,7 @@ mod tests {
         let (second, other) = TokenTable::create("alice", None).unwrap();
         let random = first.expose().strip_prefix("gwt_").unwrap();
         assert_eq!(random.len(), 43);
-        assert_eq!(base64_simd::URL_SAFE_NO_PAD.decode_to_vec(random).unwrap().len(), 32);
+        assert_eq!(base64_turbo::URL_SAFE_NO_PAD.decode(random).unwrap().len(), 32);
         assert_ne!(first, second);
         assert_ne!(record.id, other.id);
         assert!(!first.expose().contains(&record.id));

@@ -94,7 +94,7 @@ fn encode_response(response: &http::Response<Bytes>) -> Bytes {
     buffer.extend_from_slice(br#","header":{"#);
     write_headers(&mut buffer, response.headers());
     buffer.extend_from_slice(br#"},"body":""#);
-    base64_simd::STANDARD.encode_append(body, &mut buffer);
+    gearway_protocol::Base64Body::encode_to(body, &mut buffer);
     buffer.extend_from_slice(br#""}}"#);
     buffer.into()
 }
