@@ -9,10 +9,12 @@ mod test_keys;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod verdicts;
 
 use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use gearway_protocol::AccessKeyType;
@@ -41,7 +43,7 @@ pub struct Policy {
 #[derive(Debug)]
 pub struct Permit {
     access_key: Option<KnownKey>,
-    user_id: Option<String>,
+    user_id: Option<Arc<str>>,
     authorization_is_ours: bool,
 }
 
@@ -62,6 +64,12 @@ impl Permit {
     #[must_use]
     pub fn user_id(&self) -> Option<&str> {
         self.user_id.as_deref()
+    }
+
+    /// As [`user_id`](Self::user_id), for whoever keeps it for longer.
+    #[must_use]
+    pub fn user(&self) -> Option<Arc<str>> {
+        self.user_id.clone()
     }
 
     /// Whether the `Authorization` header was an accepted access token, which no worker may see. Otherwise the
@@ -170,7 +178,7 @@ impl Authenticator {
             Some(AccessKeyType::Client) | None => None,
         };
         let user =
-            one_user([named, token.accepted().map(String::as_str), bearer.accepted().map(String::as_str)])?;
+            one_user([named, token.accepted().map(AsRef::as_ref), bearer.accepted().map(AsRef::as_ref)])?;
 
         if policy.key_required || (policy.user_required && self.user_requires_key) {
             match key {
@@ -194,9 +202,10 @@ impl Authenticator {
             }
         }
 
+        let by_token = token.accepted().or_else(|| bearer.accepted()).cloned();
         Ok(Permit {
             access_key: key.accepted().copied(),
-            user_id: user.map(str::to_owned),
+            user_id: by_token.or_else(|| user.map(Arc::from)),
             authorization_is_ours: bearer.accepted().is_some(),
         })
     }
@@ -208,10 +217,10 @@ impl Authenticator {
         if self.query_credentials { credentials::without_credentials(query) } else { Cow::Borrowed(query) }
     }
 
-    async fn check_token(&self, token: Option<&[u8]>) -> Verdict<String> {
+    async fn check_token(&self, token: Option<&[u8]>) -> Verdict<Arc<str>> {
         let Some(token) = token else { return Verdict::Absent };
         let user = match (std::str::from_utf8(token), &self.jwt) {
-            (Ok(token), _) if token.starts_with(OPAQUE_PREFIX) => self.tokens.lookup(token),
+            (Ok(token), _) if token.starts_with(OPAQUE_PREFIX) => self.tokens.lookup(token).map(Arc::from),
             (Ok(token), Some(jwt)) => jwt.user(token, SystemTime::now()).await,
             (Ok(_), None) | (Err(_), _) => None,
         };

@@ -105,7 +105,7 @@ struct Trail<'r> {
     metrics: &'r Metrics,
     route: Option<Arc<str>>,
     worker: Option<Arc<Group>>,
-    user: Option<String>,
+    user: Option<Arc<str>>,
     traceparent: Option<HeaderValue>,
     remote_addr: IpAddr,
     /// How long workers had the request, over all attempts.
@@ -231,7 +231,7 @@ impl Relay {
             .ok_or_else(|| Error::MethodNotRegistered { method: method.to_string() })?;
         progress.trail.worker = Some(Arc::clone(&handler.group));
         let permit = auth.authenticate(headers, uri.query(), handler.policy).await?;
-        progress.trail.user = permit.user_id().map(str::to_owned);
+        progress.trail.user = permit.user();
         if !progress.counted {
             self.shared.rate_limits.load().check_key(&permit)?;
             progress.counted = true;

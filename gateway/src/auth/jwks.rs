@@ -38,6 +38,8 @@ pub(super) struct IssuerKeys {
 
 struct KeySet {
     keys: Vec<VerifyingKey>,
+    /// Counts the fetches.
+    version: u64,
     fetched_at: Instant,
 }
 
@@ -89,6 +91,13 @@ impl IssuerKeys {
 
     pub(super) fn url(&self) -> &Url {
         &self.url
+    }
+
+    /// What tells these keys from later ones; absent while there are none, or newer ones should be asked for.
+    pub(super) fn version(&self) -> Option<u64> {
+        let current = self.current.load();
+        let set = current.as_ref()?;
+        (set.fetched_at.elapsed() < self.stale_after).then_some(set.version)
     }
 
     pub(super) async fn refresh(self: &Arc<Self>) {
@@ -203,7 +212,10 @@ impl RunningFetch {
     async fn run(self) {
         let progress = match download(&self.keys.url).await {
             Ok(keys) => {
-                self.keys.current.store(Some(Arc::new(KeySet { keys, fetched_at: Instant::now() })));
+                // Fetches come one after the other, so that no two have the same version.
+                let version = self.keys.current.load().as_ref().map_or(1, |set| set.version + 1);
+                let set = KeySet { keys, version, fetched_at: Instant::now() };
+                self.keys.current.store(Some(Arc::new(set)));
                 self.keys.fetches.lock().complained_at = None;
                 Progress::Fetched
             }

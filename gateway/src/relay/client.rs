@@ -106,19 +106,23 @@ pub(super) fn request_id(headers: &HeaderMap, peer_is_trusted: bool) -> String {
         .then(|| headers.get("x-request-id")?.to_str().ok())
         .flatten()
         .filter(|id| (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic()))
-        .map_or_else(|| hex(fastrand::u128(1..)), str::to_owned)
+        .map_or_else(|| str_of(&random_hex()).to_owned(), str::to_owned)
 }
 
 /// W3C trace context for the worker: the client's trace with a span of the gateway's, or a trace that begins here.
 pub(super) fn traceparent(headers: &HeaderMap, request_id: &str) -> HeaderValue {
-    let span = &hex(fastrand::u128(1..))[16..];
     let parent = headers.get("traceparent").and_then(|value| value.to_str().ok()).and_then(trace_and_flags);
-    let text = match parent {
-        Some((trace, flags)) => format!("00-{trace}-{span}-{flags}"),
-        None if is_hex(request_id, 32) => format!("00-{request_id}-{span}-00"),
-        None => format!("00-{}-{span}-00", hex(fastrand::u128(1..))),
+    let (random, span) = (random_hex(), random_hex());
+    let (trace, flags) = match parent {
+        Some(parent) => parent,
+        None if is_hex(request_id, 32) => (request_id, "00"),
+        None => (str_of(&random), "00"),
     };
-    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
+    let mut text: SmallVec<[u8; 55]> = SmallVec::new();
+    for part in [b"00-", trace.as_bytes(), b"-", &span[16..], b"-", flags.as_bytes()] {
+        text.extend_from_slice(part);
+    }
+    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static(""))
 }
 
 fn trace_and_flags(value: &str) -> Option<(&str, &str)> {
@@ -139,8 +143,21 @@ fn is_hex(text: &str, digits: usize) -> bool {
     text.len() == digits && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-fn hex(number: u128) -> String {
-    format!("{number:032x}")
+/// 32 hexadecimal digits, not all of them zero in either half.
+fn random_hex() -> [u8; 32] {
+    let mut digits = [0; 32];
+    for half in digits.chunks_exact_mut(16) {
+        let mut number = fastrand::u64(1..);
+        for digit in half.iter_mut().rev() {
+            *digit = b"0123456789abcdef"[(number & 15) as usize];
+            number >>= 4;
+        }
+    }
+    digits
+}
+
+fn str_of(digits: &[u8; 32]) -> &str {
+    std::str::from_utf8(digits).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -326,6 +326,22 @@ async fn stale_keys_are_used_while_newer_ones_are_fetched() {
 }
 
 #[tokio::test]
+async fn a_verdict_ends_with_the_keys_that_it_was_made_with() {
+    let issuer = Issuer::start(Answer::Keys(vec![Key::Rsa.jwk("r")]));
+    let keys = IssuerKeys::with_staleness(issuer.url.clone(), STALE_AFTER);
+    assert_eq!(keys.version(), None);
+    keys.refresh().await;
+    let first = keys.version();
+    assert!(first.is_some());
+    keys.refresh().await;
+    assert!(keys.version().is_some() && keys.version() != first);
+
+    let stale = IssuerKeys::with_staleness(issuer.url.clone(), Duration::ZERO);
+    stale.refresh().await;
+    assert_eq!(stale.version(), None, "stale keys are looked at each time, so that newer ones are asked for");
+}
+
+#[tokio::test]
 async fn until_the_issuer_has_answered_no_token_is_accepted() {
     let issuer = Issuer::start(Answer::Status("503 Service Unavailable"));
     let gateway = issuer.gateway();

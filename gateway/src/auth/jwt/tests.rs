@@ -10,7 +10,7 @@ use crate::config::{JwtKeys, Secret};
 const NOW: u64 = 1_800_000_000;
 
 fn base64url(bytes: impl AsRef<[u8]>) -> String {
-    base64_simd::URL_SAFE_NO_PAD.encode_to_string(bytes)
+    base64_turbo::URL_SAFE_NO_PAD.encode(bytes)
 }
 
 fn signed_text(header: &str, claims: &str, algorithm: Algorithm, key: &EncodingKey) -> String {
@@ -77,7 +77,10 @@ fn pem_refusal(pem: &str) -> PublicKeyError {
 
 fn user_at(verifier: &JwtVerifier, token: &str, now: f64) -> Option<String> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    runtime.block_on(verifier.user(token, UNIX_EPOCH + Duration::from_secs_f64(now)))
+    let now = UNIX_EPOCH + Duration::from_secs_f64(now);
+    let first = runtime.block_on(verifier.user(token, now));
+    assert_eq!(runtime.block_on(verifier.user(token, now)), first, "a token is judged the same again");
+    first.map(|user| user.to_string())
 }
 
 fn user(verifier: &JwtVerifier, token: &str) -> Option<String> {
@@ -161,7 +164,7 @@ fn a_public_key_is_no_hmac_secret() {
         let verifier = by_pem(public);
         let der: Vec<u8> = {
             let lines: String = public.lines().filter(|line| !line.starts_with('-')).collect();
-            base64_simd::STANDARD.decode_to_vec(lines).unwrap()
+            base64_turbo::STANDARD.decode(lines).unwrap()
         };
         for secret in [public.as_bytes(), public.trim_end().as_bytes(), &der] {
             let key = EncodingKey::from_secret(secret);
@@ -443,4 +446,30 @@ fn merged(mut jwk: Value, extra: &Value) -> Value {
 fn debug_output_shows_no_secret() {
     let shown = format!("{:?}", verifier(secrets(&["canary-secret"]), Some("issuer"), None));
     assert!(!shown.contains("canary"), "{shown}");
+}
+
+#[test]
+fn a_token_that_was_accepted_counts_within_its_time_only() {
+    let gateway = by_secret();
+    let token = hs256(&with("nbf", json!(NOW - 100)));
+    let now = NOW as f64;
+    for (at, counts) in
+        [(now, true), (now + 59.9, true), (now + 60.0, false), (now - 129.0, true), (now - 131.0, false)]
+    {
+        assert_eq!(user_at(&gateway, &token, at).is_some(), counts, "{}", at - now);
+    }
+}
+
+#[test]
+fn a_token_that_was_accepted_cannot_be_changed() {
+    let gateway = by_secret();
+    let token = hs256(&claims());
+    assert!(accepts(&gateway, &token));
+    for place in 0..token.len() {
+        let mut other = token.clone().into_bytes();
+        other[place] = if other[place] == b'A' { b'B' } else { b'A' };
+        assert!(!accepts(&gateway, std::str::from_utf8(&other).unwrap()), "{place}");
+    }
+    assert!(!accepts(&gateway, &token[..token.len() - 1]));
+    assert!(!accepts(&gateway, &format!("{token}A")));
 }
