@@ -3,6 +3,7 @@
 //! The registry is the only writer of the route table. Whoever changes something takes the book, has the store keep the change,
 //! then swaps in the next [`Table`]; requests read the table that is current and never wait.
 
+mod admission;
 mod book;
 mod claim;
 mod clock;
@@ -25,7 +26,8 @@ use ipnet::IpNet;
 use tokio::sync::{Mutex, mpsc};
 use tracing::{error, info, warn};
 
-use self::book::{Book, Remembered, forget, worker_record};
+use self::admission::Waiting;
+use self::book::{Book, Remembered, forget};
 use self::claim::ClaimedHandler;
 pub use self::claim::{Claim, InvalidField};
 pub use self::group::{Group, NoParking};
@@ -55,6 +57,10 @@ struct Inner {
     groups: DashMap<Arc<str>, Arc<Group>>,
     /// Held across the store's commit: that is what makes changes one after another.
     book: Mutex<Book>,
+    /// Registrations in line for the book.
+    waiting: parking_lot::Mutex<Vec<Waiting>>,
+    /// Tables that were replaced and may be in use. The last holder of a big one has much to tidy up, which no request shall do.
+    replaced: parking_lot::Mutex<Vec<Arc<Table>>>,
     store: Store,
     clock: clock::LeaseClock,
     ejected: mpsc::Sender<Arc<Replica>>,
@@ -76,11 +82,13 @@ impl Registry {
         let (ejected, ejections) = mpsc::channel(MAX_EJECTED_IN_LINE);
         let registry = Self {
             inner: Arc::new(Inner {
-                table: ArcSwap::from_pointee(Table { routes: RouteTable::build([]) }),
+                table: ArcSwap::from_pointee(Table { routes: RouteTable::new() }),
                 config,
                 replicas: DashMap::new(),
                 groups: DashMap::new(),
                 book: Mutex::default(),
+                waiting: parking_lot::Mutex::default(),
+                replaced: parking_lot::Mutex::default(),
                 store,
                 clock: clock::LeaseClock::default(),
                 ejected,
@@ -113,7 +121,7 @@ impl Registry {
         };
         let rotation = if record.draining { Rotation::Draining } else { Rotation::In };
         let replica = self.replica(claim, record.worker_id, record.secret, record.registered_at, rotation);
-        self.enlist(book, replica);
+        self.enlist(book, &Arc::new(replica));
     }
 
     fn restore_route(&self, book: &mut Book, record: RouteRecord) {
@@ -194,81 +202,6 @@ impl Registry {
                 self.heard_from(&replica);
             }
         }
-    }
-
-    async fn admit_replica(&self, replica: Replica) -> Result<Arc<Replica>, Refusal> {
-        let registry = self.clone();
-        // A task of its own: a caller that goes away must not leave a change half made.
-        let change = tokio::spawn(async move {
-            let mut book = registry.inner.book.lock().await;
-            let replica = Arc::new(replica);
-            registry.refuse_conflicts(&replica)?;
-            let replaced: Vec<_> = book
-                .replicas
-                .iter()
-                .chain(&book.draining)
-                .filter(|old| old.name() == replica.name() && old.url == replica.url)
-                .cloned()
-                .collect();
-            let outlived: Vec<_> = book
-                .remembered
-                .iter()
-                .filter(|(_, route)| *route.group.name == *replica.name())
-                .map(|(key, _)| key.clone())
-                .collect();
-            let mut changes: Vec<_> =
-                replaced.iter().map(|old| Change::RemoveWorker { worker_id: old.id.to_string() }).collect();
-            changes.extend(outlived.iter().map(|(shape, method)| forget(shape, method)));
-            if replica.lease.is_some() {
-                changes.push(Change::PutWorker(worker_record(&replica)));
-            }
-            registry.inner.store.commit(changes).await?;
-            for key in &outlived {
-                book.remembered.remove(key);
-            }
-            book.take_out(&replaced);
-            registry.enlist_shared(&mut book, Arc::clone(&replica));
-            registry.publish(&book);
-            for old in &replaced {
-                registry.dismiss(old);
-            }
-            replica.group.rotation_changed();
-            let registration = &replica.registration;
-            info!(
-                worker = replica.name(),
-                worker_id = %replica.id,
-                url = registration.url,
-                version = registration.version,
-                handlers = registration.handlers.len(),
-                replaces = replaced.len(),
-                "worker registered"
-            );
-            Ok(replica)
-        });
-        joined(change).await
-    }
-
-    fn refuse_conflicts(&self, replica: &Replica) -> Result<(), Refusal> {
-        let table = self.inner.table.load();
-        let mut conflicts = Vec::new();
-        for handler in &replica.handlers {
-            let Some(endpoint) = table.routes.get(&handler.pattern.shape()) else { continue };
-            for method in &handler.methods {
-                if let Some(owned) =
-                    endpoint.handler(method).filter(|owned| *owned.group.name != *replica.name())
-                {
-                    conflicts.push(Conflict {
-                        path: handler.pattern.path().to_owned(),
-                        method: method.clone(),
-                        owner: owned.group.name.to_string(),
-                    });
-                }
-            }
-        }
-        if conflicts.is_empty() {
-            return Ok(());
-        }
-        Err(Refusal::Conflict { name: replica.name().to_owned(), conflicts })
     }
 
     /// Keeps the worker in the table for another lease, and back in rotation if it was ejected.
@@ -418,19 +351,20 @@ impl Registry {
         replica.group.leave(&replica.id);
     }
 
-    fn enlist(&self, book: &mut Book, replica: Replica) {
-        self.enlist_shared(book, Arc::new(replica));
+    /// Takes a replica up into the book and among those that may get calls once the table shows them.
+    fn enlist(&self, book: &mut Book, replica: &Arc<Replica>) {
+        match replica.rotation() {
+            Rotation::Draining => book.draining.push(Arc::clone(replica)),
+            Rotation::In | Rotation::Ejected | Rotation::Left => book.replicas.push(Arc::clone(replica)),
+        }
+        self.join(replica);
     }
 
-    fn enlist_shared(&self, book: &mut Book, replica: Arc<Replica>) {
+    fn join(&self, replica: &Arc<Replica>) {
         // The lease begins when the worker can be found, however long the store took.
         replica.alive_at.store(self.inner.clock.now_ms(), Ordering::Relaxed);
-        self.inner.replicas.insert(Arc::clone(&replica.id), Arc::clone(&replica));
-        replica.group.join(Arc::clone(&replica));
-        match replica.rotation() {
-            Rotation::Draining => book.draining.push(replica),
-            Rotation::In | Rotation::Ejected | Rotation::Left => book.replicas.push(replica),
-        }
+        self.inner.replicas.insert(Arc::clone(&replica.id), Arc::clone(replica));
+        replica.group.join(Arc::clone(replica));
     }
 
     fn find(&self, id: &str) -> Result<Arc<Replica>, Refusal> {
@@ -486,7 +420,13 @@ impl Registry {
 
     /// Swaps in the table that follows from the book.
     fn publish(&self, book: &Book) {
-        self.inner.table.store(Arc::new(book.table()));
+        let replaced = self.inner.table.swap(Arc::new(book.table()));
+        self.inner.replaced.lock().push(replaced);
+        self.drop_unused_tables();
+    }
+
+    fn drop_unused_tables(&self) {
+        self.inner.replaced.lock().retain(|table| Arc::strong_count(table) > 1);
     }
 }
 

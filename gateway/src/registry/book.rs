@@ -45,20 +45,16 @@ impl Book {
 
     /// Takes up the routes of `gone` that nobody lists any more, and says what the store has to keep of them.
     pub(super) fn remember_routes(&mut self, gone: &[Arc<Replica>]) -> Vec<Change> {
-        let listed: HashSet<_> = self
-            .replicas
-            .iter()
-            .flat_map(|replica| &replica.handlers)
-            .flat_map(|handler| {
-                handler.methods.iter().map(|method| (handler.pattern.shape(), method.clone()))
-            })
-            .collect();
+        let listed: HashSet<_> = self.replicas.iter().flat_map(|replica| replica.routes()).collect();
         let mut changes = Vec::new();
         for replica in gone {
             for (handler, spec) in replica.handlers.iter().zip(&replica.registration.handlers) {
                 for method in &handler.methods {
+                    if listed.contains(&(handler.pattern.shape(), method)) {
+                        continue;
+                    }
                     let key = (handler.pattern.shape(), method.clone());
-                    if listed.contains(&key) || self.remembered.contains_key(&key) {
+                    if self.remembered.contains_key(&key) {
                         continue;
                     }
                     let route = Remembered {
@@ -76,35 +72,51 @@ impl Book {
         changes
     }
 
+    /// Puts a replica in the place of the registrations of the same name and url, which are returned.
+    pub(super) fn replace(&mut self, replica: &Arc<Replica>) -> Vec<Arc<Replica>> {
+        let is_older = |old: &mut Arc<Replica>| old.url == replica.url && old.name() == replica.name();
+        let replaced =
+            self.replicas.extract_if(.., is_older).chain(self.draining.extract_if(.., is_older)).collect();
+        self.replicas.push(Arc::clone(replica));
+        replaced
+    }
+
+    /// Takes out the routes that are remembered for this name.
+    pub(super) fn take_remembered(&mut self, name: &str) -> Vec<((Shape, Method), Remembered)> {
+        self.remembered.extract_if(|_, route| *route.group.name == *name).collect()
+    }
+
     /// The routes and replicas, as requests see them.
     pub(super) fn table(&self) -> Table {
-        let mut endpoints: HashMap<Shape, Endpoint> = HashMap::new();
+        let mut routes = RouteTable::new();
         for replica in &self.replicas {
             for (index, handler) in (0..).zip(&replica.handlers) {
                 for method in &handler.methods {
                     let offer = Offer { replica: Arc::clone(replica), handler: index };
-                    owned(&mut endpoints, handler, method, &replica.group).offers.push(offer);
+                    owned(&mut routes, handler, method, &replica.group).offers.push(offer);
                 }
             }
         }
         for ((_, method), route) in &self.remembered {
-            owned(&mut endpoints, &route.handler, method, &route.group).lost_at = Some(route.lost_at);
+            owned(&mut routes, &route.handler, method, &route.group).lost_at = Some(route.lost_at);
         }
-        Table { routes: RouteTable::build(endpoints) }
+        routes.shrink_to_fit();
+        Table { routes }
     }
 }
 
 /// The handler of a path and method in the table being built, at least as strict as asked for here.
 fn owned<'e>(
-    endpoints: &'e mut HashMap<Shape, Endpoint>,
+    routes: &'e mut RouteTable<Endpoint>,
     claimed: &ClaimedHandler,
     method: &Method,
     group: &Arc<Group>,
 ) -> &'e mut Handler {
-    let ClaimedHandler { pattern, policy, timeout, .. } = claimed;
-    let endpoint = endpoints
-        .entry(pattern.shape())
-        .or_insert_with(|| Endpoint { path: pattern.path().into(), handlers: SmallVec::new() });
+    let ClaimedHandler { pattern, methods, policy, timeout, .. } = claimed;
+    let endpoint = routes.get_or_insert_with(&pattern.shape(), || Endpoint {
+        path: pattern.shared_path(),
+        handlers: SmallVec::with_capacity(methods.len()),
+    });
     let place = endpoint.handlers.iter().position(|handler| handler.method == *method).unwrap_or_else(|| {
         endpoint.handlers.push(Handler {
             method: method.clone(),

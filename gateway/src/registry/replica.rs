@@ -4,12 +4,13 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use gearway_protocol::Registration;
-use http::HeaderValue;
+use http::{HeaderValue, Method};
 
 use super::claim::ClaimedHandler;
 use super::group::Group;
 use crate::config::Secret;
 use crate::dialect::Dialect;
+use crate::route::Shape;
 use crate::upstream::WorkerUrl;
 
 /// One worker process as the gateway knows it. A replica is never changed into another: a worker that registers
@@ -79,6 +80,13 @@ impl Replica {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.group.name
+    }
+
+    /// The routes that it lists.
+    pub(super) fn routes(&self) -> impl Iterator<Item = (Shape, &Method)> {
+        self.handlers
+            .iter()
+            .flat_map(|handler| handler.methods.iter().map(|method| (handler.pattern.shape(), method)))
     }
 
     #[must_use]

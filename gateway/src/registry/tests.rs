@@ -5,13 +5,13 @@ use crate::data_dir::DataDir;
 use crate::path::{self, Target};
 use crate::route::Found;
 
-struct Running {
-    registry: Registry,
-    ejections: Ejections,
-    _dir: tempfile::TempDir,
+pub(super) struct Running {
+    pub(super) registry: Registry,
+    pub(super) ejections: Ejections,
+    pub(super) _dir: tempfile::TempDir,
 }
 
-fn start() -> Running {
+pub(super) fn start() -> Running {
     let dir = tempfile::tempdir().unwrap();
     let (store, recovered) = Store::open(&DataDir::open(dir.path()).unwrap()).unwrap();
     let config = Arc::new(ArcSwap::from_pointee(Config::default()));
@@ -19,7 +19,7 @@ fn start() -> Running {
     Running { registry, ejections, _dir: dir }
 }
 
-fn claim(name: &str, port: u16, handlers: &[&str]) -> Claim {
+pub(super) fn claim(name: &str, port: u16, handlers: &[&str]) -> Claim {
     let handlers: Vec<_> = handlers.iter().map(|name| json!({"name": name})).collect();
     let registration = json!({
         "name": name, "url": format!("http://127.0.0.1:{port}/"), "protocol": "gearway-v1", "handlers": handlers,
@@ -27,7 +27,7 @@ fn claim(name: &str, port: u16, handlers: &[&str]) -> Claim {
     Claim::check(serde_json::from_value(registration).unwrap()).unwrap()
 }
 
-fn knows(registry: &Registry, raw: &str) -> bool {
+pub(super) fn knows(registry: &Registry, raw: &str) -> bool {
     let Ok(Target::Path(path)) = path::canonicalise(raw) else { panic!("{raw} is not canonical") };
     matches!(registry.table().routes.find(&path), Found::Match { .. })
 }

@@ -90,6 +90,7 @@ impl Registry {
             if let Err(error) = self.forget_old_routes().await {
                 error!(%error, "old routes could not be forgotten");
             }
+            self.drop_unused_tables();
             // Replicas, known routes and tables hold the groups that mean something.
             self.inner.groups.retain(|_, group| Arc::strong_count(group) > 1);
         }

@@ -118,6 +118,12 @@ impl Pattern {
         &self.path
     }
 
+    /// [`path`](Self::path), for whoever keeps it for longer.
+    #[must_use]
+    pub fn shared_path(&self) -> Arc<str> {
+        Arc::clone(&self.path)
+    }
+
     /// The parameters' names, in the order of their segments.
     #[must_use]
     pub fn params(&self) -> &[Box<str>] {

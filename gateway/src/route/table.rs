@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use super::pattern::{Element, Shape};
 use crate::path::CanonicalPath;
 
-/// An immutable table of routes: a trie over segments, whose literal edges all live in one hash map keyed by
+/// A table of routes, built once and then only read: a trie over segments, whose literal edges all live in one hash map keyed by
 /// parent and segment.
 ///
 /// Among the patterns that match a path, [`find`](Self::find) takes the one that is first when they are compared
@@ -52,20 +52,35 @@ impl<T> RouteTable<T> {
     /// # Panics
     /// With 2³² segments or bytes of names, which are more than a registration can bring.
     pub fn build(routes: impl IntoIterator<Item = (Shape, T)>) -> Self {
-        let mut table = Self {
+        let mut table = Self::new();
+        for (shape, value) in routes {
+            let mut value = Some(value);
+            let place = table.get_or_insert_with(&shape, || value.take().expect("this is called once"));
+            if let Some(value) = value {
+                *place = value;
+            }
+        }
+        table.shrink_to_fit();
+        table
+    }
+
+    /// A table without routes.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
             nodes: vec![Node::new(ROOT, 0, 0)],
             literals: HashTable::new(),
             texts: String::new(),
             routes: Vec::new(),
             hasher: RandomState::default(),
-        };
-        for (shape, value) in routes {
-            table.insert(&shape, value);
         }
-        table.nodes.shrink_to_fit();
-        table.texts.shrink_to_fit();
-        table.routes.shrink_to_fit();
-        table
+    }
+
+    /// Gives back what building took for growing.
+    pub fn shrink_to_fit(&mut self) {
+        self.nodes.shrink_to_fit();
+        self.texts.shrink_to_fit();
+        self.routes.shrink_to_fit();
     }
 
     /// The route that a request for `path` belongs to.
@@ -156,7 +171,11 @@ impl<T> RouteTable<T> {
         self.routes.iter().map(|route| (self.shape(route), &route.value))
     }
 
-    fn insert(&mut self, shape: &Shape, value: T) {
+    /// The route of exactly this shape, which is `make`'s if there was none.
+    ///
+    /// # Panics
+    /// With 2³² segments or bytes of names, which are more than a registration can bring.
+    pub fn get_or_insert_with(&mut self, shape: &Shape, make: impl FnOnce() -> T) -> &mut T {
         let mut node = ROOT;
         for element in shape.elements() {
             node = match element {
@@ -171,12 +190,14 @@ impl<T> RouteTable<T> {
         let is_subtree = shape.is_subtree();
         let here = &mut self.nodes[node as usize];
         let slot = if is_subtree { &mut here.subtree } else { &mut here.exact };
-        if let Some(index) = slot {
-            self.routes[index.get() as usize - 1].value = value;
-        } else {
-            self.routes.push(Route { node, is_subtree, value });
-            *slot = Some(nonzero(self.routes.len()));
-        }
+        let index = match *slot {
+            Some(index) => index,
+            None => {
+                self.routes.push(Route { node, is_subtree, value: make() });
+                *slot.insert(nonzero(self.routes.len()))
+            }
+        };
+        &mut self.routes[index.get() as usize - 1].value
     }
 
     fn add_literal(&mut self, parent: u32, segment: &str) -> u32 {
@@ -231,6 +252,12 @@ impl<T> RouteTable<T> {
         }
         elements.reverse();
         Shape::from_elements(elements, route.is_subtree)
+    }
+}
+
+impl<T> Default for RouteTable<T> {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
