@@ -113,7 +113,7 @@ fn whole_response(result: ResultFields<'_>) -> Result<Response<Bytes>, Error> {
         .filter(|status| (200..=599).contains(status))
         .and_then(|status| StatusCode::from_u16(status).ok())
         .ok_or_else(|| nonsense(format!("result.status {status} is not within 200 to 599")))?;
-    let body = Base64Body::decode(result.body.unwrap_or_default().0.as_bytes())
+    let body = Base64Body::decode(&result.body.unwrap_or_default().0)
         .map_err(|error| nonsense(format!("result.body: {error}")))?;
     let mut response = Response::new(if has_content(status) { body.into() } else { Bytes::new() });
     *response.status_mut() = status;

@@ -37,7 +37,7 @@ pub(super) fn scan(reply: &Bytes, dialect: Dialect) -> Option<Response<Bytes>> {
         }
         (Dialect::GearwayV1, Some(b"response"), None) | (Dialect::SkygearV1, None, None) => {
             let status = status?;
-            let body = Base64Body::decode(body.unwrap_or_default()).ok()?;
+            let body = Base64Body::decode_bytes(body.unwrap_or_default()).ok()?;
             let mut response = Response::new(if has_content(status) { body.into() } else { Bytes::new() });
             *response.status_mut() = status;
             *response.headers_mut() = header.unwrap_or_default();
