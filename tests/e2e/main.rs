@@ -20,4 +20,5 @@ mod skygear_packages;
 mod skygear_v1;
 mod strictness;
 mod tls;
+mod upstream;
 mod vectors;
