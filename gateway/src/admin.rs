@@ -10,6 +10,7 @@ mod grants;
 mod openapi;
 mod probes;
 mod routes;
+mod succession;
 mod tokens;
 mod workers;
 
@@ -34,8 +35,10 @@ use tracing::{debug, warn};
 pub use self::access::Peer;
 pub use self::grants::Grants;
 pub use self::probes::{Phase, Readiness};
+pub use self::succession::{Interregnum, Succession};
 use crate::auth::TokenTable;
 use crate::config::Config;
+use crate::drain::Drain;
 use crate::registry::Registry;
 use crate::store::Store;
 use crate::telemetry::Metrics;
@@ -59,6 +62,7 @@ pub struct AdminState {
     pub grants: Arc<ArcSwap<Grants>>,
     pub readiness: Arc<Readiness>,
     pub metrics: Arc<Metrics>,
+    pub succession: Succession,
 }
 
 type Methods = fn() -> MethodRouter<AdminState>;
@@ -85,18 +89,20 @@ pub fn router(state: AdminState) -> Router {
         .fold(Router::new(), |router, (path, methods)| router.route(path, methods()))
         .fallback(answer::unknown_path)
         .method_not_allowed_fallback(answer::unknown_method)
+        .layer(axum::middleware::from_fn_with_state(state.clone(), succession::answer_or_pass_on))
         .layer(axum::middleware::from_fn(access::refuse_foreign_origins))
         .layer(axum::middleware::from_fn(answer::write_errors))
         .with_state(state)
 }
 
-/// Serves until `shutdown`, then lets open connections finish for a few seconds.
+/// Accepts until `drain` begins for a successor, and serves until `shutdown`; then lets open connections finish for a few seconds.
 ///
 /// # Errors
 /// When the listener cannot be used.
 pub async fn serve(
     listener: std::net::TcpListener,
     state: AdminState,
+    drain: Drain,
     shutdown: CancellationToken,
 ) -> std::io::Result<()> {
     listener.set_nonblocking(true)?;
@@ -112,6 +118,7 @@ pub async fn serve(
         };
         let (place, (stream, peer)) = tokio::select! {
             () = shutdown.cancelled() => break,
+            () = drain.begun_for_successor() => break,
             (place, accepted) = accepted => match accepted {
                 Ok(connection) => (place, connection),
                 Err(error) => {
@@ -137,6 +144,7 @@ pub async fn serve(
         });
     }
     drop(listener);
+    shutdown.cancelled().await;
     if tokio::time::timeout(FAREWELL, open.shutdown()).await.is_err() {
         debug!("admin connections were cut off");
     }

@@ -3,7 +3,8 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{self, Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ const TOKEN_BYTES: usize = 32;
 #[derive(Debug, Clone)]
 pub struct DataDir {
     path: PathBuf,
-    _lock: Arc<File>,
+    lock: Arc<File>,
 }
 
 /// Why a data directory cannot be used. The texts are for the operator.
@@ -36,6 +37,12 @@ pub enum DataDirError {
     OpenToOthers { path: PathBuf, mode: u32, source: io::Error },
     #[error("{}: {source}", path.display())]
     File { path: PathBuf, source: io::Error },
+    #[error(
+        "data_dir {} is not the one that the gateway before uses; an upgrade keeps the data_dir, \
+         so to change it stop the gateway and start it again",
+        .0.display()
+    )]
+    NotHandedOver(PathBuf),
     #[error("{} holds no token; remove it, and the gateway makes a new one when it starts", .0.display())]
     NotAToken(PathBuf),
     #[error("the system gives no random bytes: {0}")]
@@ -56,10 +63,31 @@ impl DataDir {
         let lock = open_private(&lock_path)
             .map_err(|source| DataDirError::File { path: lock_path.clone(), source })?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path, _lock: Arc::new(lock) }),
+            Ok(()) => Ok(Self { path, lock: Arc::new(lock) }),
             Err(TryLockError::WouldBlock) => Err(DataDirError::InUse(path)),
             Err(TryLockError::Error(source)) => Err(DataDirError::File { path: lock_path, source }),
         }
+    }
+
+    /// Takes over the directory from the process that locked it: `lock` is a copy of its descriptor, and locks as long as one of
+    /// them is open.
+    pub fn inherit(path: &Path, lock: OwnedFd) -> Result<Self, DataDirError> {
+        let path = path::absolute(path)
+            .map_err(|source| DataDirError::Unusable { path: path.to_owned(), source })?;
+        let lock = File::from(lock);
+        let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+        let handed_over = lock.metadata().map(identity).ok();
+        let configured = fs::metadata(path.join(LOCK)).map(identity).ok();
+        if handed_over.is_none() || handed_over != configured {
+            return Err(DataDirError::NotHandedOver(path));
+        }
+        Ok(Self { path, lock: Arc::new(lock) })
+    }
+
+    /// What keeps other gateways out, for [`inherit`](Self::inherit).
+    #[must_use]
+    pub fn lock(&self) -> &File {
+        &self.lock
     }
 
     /// Where the file `name` of this directory is; absolute.

@@ -20,12 +20,30 @@ struct Shared {
     /// Asked with every response, where the token would take a lock.
     has_begun: AtomicBool,
     begun: CancellationToken,
+    /// Another process accepts from the same sockets.
+    for_successor: CancellationToken,
 }
 
 impl Drain {
     pub fn begin(&self) {
         self.0.has_begun.store(true, Ordering::Release);
         self.0.begun.cancel();
+    }
+
+    /// Begins because another process serves now, which accepts from the same sockets.
+    pub fn begin_for_successor(&self) {
+        self.0.for_successor.cancel();
+        self.begin();
+    }
+
+    #[must_use]
+    pub fn is_for_successor(&self) -> bool {
+        self.0.for_successor.is_cancelled()
+    }
+
+    /// Waits until it begins because another process serves now.
+    pub async fn begun_for_successor(&self) {
+        self.0.for_successor.cancelled().await;
     }
 
     #[must_use]

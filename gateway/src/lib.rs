@@ -25,6 +25,7 @@ pub mod data_dir;
 pub mod dialect;
 pub mod drain;
 pub mod error;
+pub mod handover;
 mod json;
 pub mod plugin;
 pub mod registry;

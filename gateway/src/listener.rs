@@ -68,7 +68,8 @@ impl Drop for OpenConnection {
     }
 }
 
-/// Accepts until `drain` begins, then takes what has already been connected: closing a listener resets what waits in it.
+/// Accepts until `drain` begins, then takes what has already been connected: closing a listener resets what waits in it. That is not so
+/// when a successor has the same listener: then what waits is the successor's.
 pub async fn accept(listener: TcpListener, threads: Vec<RelayThread>, max_connections: usize, drain: Drain) {
     let places = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
     loop {
@@ -86,7 +87,8 @@ pub async fn accept(listener: TcpListener, threads: Vec<RelayThread>, max_connec
             Err(error) => refused(&error).await,
         }
     }
-    while let Ok(place) = Arc::clone(&places).try_acquire_owned()
+    while !drain.is_for_successor()
+        && let Ok(place) = Arc::clone(&places).try_acquire_owned()
         && let Some(Ok((stream, peer))) = listener.accept().now_or_never()
     {
         hand_over(stream, peer, place, &threads).await;

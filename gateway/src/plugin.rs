@@ -85,8 +85,12 @@ pub async fn attend_all(registry: Registry, mut configured: watch::Receiver<Vec<
 
 /// Keeps one configured worker's routes in the table. Runs until it is dropped.
 async fn attend(registry: Registry, plugin: Plugin) {
-    let mut silence = Some(Silence::begin(&registry));
-    let mut known: Option<Vec<HandlerSpec>> = None;
+    let mut known = registry
+        .plugin_registrations()
+        .into_iter()
+        .find(|registration| registration.name == plugin.name && registration.url == plugin.url)
+        .map(|registration| registration.handlers);
+    let mut silence = known.is_none().then(|| Silence::begin(&registry));
     loop {
         let handlers = ask_until_answered(&registry, &plugin).await;
         // Whatever it said, it has answered: nothing more is to be expected of it.
@@ -103,6 +107,21 @@ async fn attend(registry: Registry, plugin: Plugin) {
         }
         registry.plugin_answered(&plugin.name);
         wait_for_a_reason(&registry, &plugin).await;
+    }
+}
+
+/// Takes up the routes that configured workers told another process of this gateway.
+pub async fn restore(registry: &Registry, configured: &[Plugin], registrations: Vec<Registration>) {
+    for registration in registrations {
+        let stays = |plugin: &Plugin| {
+            plugin.name == registration.name
+                && plugin.url == registration.url
+                && plugin.protocol == registration.protocol
+        };
+        let Some(plugin) = configured.iter().find(|plugin| stays(plugin)) else { continue };
+        if let Err(error) = register(registry, plugin, registration.handlers).await {
+            warn!(plugin = plugin.name, %error, "the plugin's routes are asked for again");
+        }
     }
 }
 

@@ -14,8 +14,8 @@ mod table;
 mod upkeep;
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -65,7 +65,9 @@ struct Inner {
     clock: clock::LeaseClock,
     ejected: mpsc::Sender<Arc<Replica>>,
     started: Instant,
-    remembered_nothing: bool,
+    remembered_nothing: AtomicBool,
+    /// Leases and remembered routes are another process's, or nobody's at the moment.
+    is_frozen: AtomicBool,
     /// Configured workers that have not told their routes yet.
     silent_plugins: AtomicU32,
 }
@@ -93,7 +95,8 @@ impl Registry {
                 clock: clock::LeaseClock::default(),
                 ejected,
                 started: Instant::now(),
-                remembered_nothing,
+                remembered_nothing: AtomicBool::new(remembered_nothing),
+                is_frozen: AtomicBool::new(false),
                 silent_plugins: AtomicU32::new(0),
             }),
         };
@@ -147,9 +150,19 @@ impl Registry {
     /// acknowledged. Contract section 6.
     #[must_use]
     pub fn may_lack_routes(&self) -> bool {
-        let first_lease = self.inner.remembered_nothing
-            && self.inner.started.elapsed() < self.inner.config.load().workers.lease;
-        first_lease || self.inner.silent_plugins.load(Ordering::Relaxed) > 0
+        !self.knows_all_routes() || self.inner.silent_plugins.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether every worker has had its time to register. Contract section 6.
+    #[must_use]
+    pub fn knows_all_routes(&self) -> bool {
+        !self.inner.remembered_nothing.load(Ordering::Relaxed)
+            || self.inner.started.elapsed() >= self.inner.config.load().workers.lease
+    }
+
+    /// Takes another process's word that every worker has had its time.
+    pub fn assume_all_routes_known(&self) {
+        self.inner.remembered_nothing.store(false, Ordering::Relaxed);
     }
 
     /// Where workers may be.
@@ -403,7 +416,6 @@ impl Registry {
             url: claim.url,
             dialect: claim.dialect,
             authorization,
-            call_head: OnceLock::new(),
             registered_at,
             lease: Some(lease),
             secret,

@@ -1,6 +1,12 @@
 //! A gateway's life: the order in which its parts start, what signals do, and the order in which the parts end.
 
-use std::net::SocketAddr;
+mod notify;
+mod signals;
+mod sockets;
+mod takeover;
+mod talk;
+mod upgrade;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
@@ -9,21 +15,26 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
-use crate::admin::{self, AdminState, Grants, Phase};
+use self::signals::{Signals, Wish};
+use self::sockets::Sockets;
+use self::takeover::Predecessor;
+use self::talk::Yours;
+use self::upgrade::{Estate, Program, hand_over};
+use crate::admin::{self, AdminState, Grants, Phase, Succession};
 use crate::admit::InFlight;
 use crate::auth::{Authenticator, TokenTable};
 use crate::config::{Config, Plugin, Sources};
 use crate::data_dir::DataDir;
 use crate::dispatch::Dispatcher;
-use crate::drain::Drain;
+use crate::drain::{Drain, IDLE_GRACE};
+use crate::handover::Duty;
 use crate::listener::{self, Accepted, RelayThread};
 use crate::plugin;
 use crate::rate::RateLimits;
@@ -34,90 +45,158 @@ use crate::telemetry::{Metrics, Reading};
 use crate::tls;
 use crate::upstream::Pool;
 
-/// Connections that wait to be accepted: a burst of clients is no reason to refuse one.
-const BACKLOG: u32 = 4096;
 const FORGET_CLIENTS_EVERY: Duration = Duration::from_secs(10);
 
-/// Runs a gateway until SIGTERM or SIGINT, and drains it.
+/// Runs a gateway until SIGTERM or SIGINT, or until SIGUSR2 started another that took over; and drains it.
 ///
 /// # Errors
 /// When it cannot start: the configuration has mistakes, the `data_dir` or a port is taken.
 pub fn run(sources: &Sources) -> anyhow::Result<()> {
-    let config = load(sources)?;
-    raise_descriptor_limit();
-    let data_dir = DataDir::open(&config.data_dir)?;
-    let (store, recovered) = Store::open(&data_dir)?;
-    let runtime = current_thread()?;
-    let (public, admin) = runtime.block_on(async {
-        let public = bind("public.listen", config.public.listen)?;
-        let admin = bind("admin.listen", config.admin.listen)?;
-        anyhow::Ok((public, admin.into_std()?))
-    })?;
-    let tokens = TokenTable::restore(recovered.tokens.clone());
-    let auth = Authenticator::new(&config.auth, tokens.clone(), None)?;
-    let tls = config.public.tls.as_ref().map(tls::server_config).transpose()?;
-    let grants = Grants::resolve(&config.admin, &data_dir)?;
-    if let Some(file) = grants.registration_token_file() {
-        info!(file = %file.display(), "workers register with the token in this file");
+    let program = Program::of_this_process()?;
+    match Predecessor::of_this_process()? {
+        None => Gateway::start(sources, program, None)?.live(None),
+        Some(mut predecessor) => match Gateway::start(sources, program, Some(&mut predecessor)) {
+            Ok(gateway) => gateway.live(Some(predecessor)),
+            Err(error) => {
+                predecessor.fails(&error);
+                Err(error)
+            }
+        },
     }
-    let addresses = (public.local_addr()?, admin.local_addr()?);
+}
 
-    let config = Arc::new(ArcSwap::from_pointee(config));
-    let (registry, ejections) = Registry::restore(Arc::clone(&config), store.clone(), recovered);
-    let shared = Arc::new(Shared {
-        registry: registry.clone(),
-        auth: ArcSwap::from_pointee(auth),
-        config: Arc::clone(&config),
-        rate_limits: ArcSwap::from_pointee(RateLimits::new(&config.load().public.rate_limit)),
-        tls: ArcSwapOption::new(tls),
-        in_flight: Arc::default(),
-        metrics: Arc::new(Metrics::new()),
-    });
-    let state = AdminState {
-        registry,
-        tokens,
-        store: store.clone(),
-        config,
-        grants: Arc::new(ArcSwap::from_pointee(grants)),
-        readiness: Arc::default(),
-        metrics: Arc::clone(&shared.metrics),
-    };
-    let (drain, control_ends) = (Drain::default(), CancellationToken::new());
-    let (relays, threads) = start_relays(&shared, &drain)?;
-    watch_readings(&shared, &relays);
-    let (plugins, configured) = watch::channel(shared.config.load().plugins.clone());
-    let control = Control { admin, state: state.clone(), ejections, configured, shared: Arc::clone(&shared) };
-    let control = control.start(control_ends.clone())?;
+/// A gateway that has everything it needs to serve.
+struct Gateway<'a> {
+    runtime: Runtime,
+    store: Store,
+    public: TcpListener,
+    relays: Vec<RelayThread>,
+    threads: Vec<JoinHandle<()>>,
+    control: Control,
+    drain: Drain,
+    running: Running<'a>,
+}
 
-    let gateway = Running { sources, data_dir, shared, state, plugins };
-    let (public_address, admin_address) = addresses;
-    let drained = runtime.block_on(async {
-        let mut signals = Signals::new()?;
-        let max_connections = gateway.shared.config.load().limits.max_connections;
-        let accepting = tokio::spawn(listener::accept(public, relays, max_connections, drain.clone()));
-        gateway.state.readiness.set(Phase::Ready);
-        info!(public = %public_address, admin = %admin_address, version = env!("CARGO_PKG_VERSION"), "listening");
-        gateway.obey(&mut signals).await;
-        gateway.state.readiness.set(Phase::Draining);
-        info!("draining");
-        drain.begin();
-        let drained = tokio::task::spawn_blocking(move || join(threads));
-        tokio::select! {
-            drained = async { accepting.await?; drained.await? } => drained,
-            () = signals.end() => Err(anyhow!("ended by a second signal before it was drained")),
+impl<'a> Gateway<'a> {
+    fn start(
+        sources: &'a Sources,
+        program: Program,
+        mut predecessor: Option<&mut Predecessor>,
+    ) -> anyhow::Result<Self> {
+        let config = load(sources)?;
+        raise_descriptor_limit();
+        let runtime = current_thread()?;
+        let (data_dir, sockets) = runtime.block_on(async {
+            match &mut predecessor {
+                Some(predecessor) => predecessor.inherit(&config),
+                None => Ok((DataDir::open(&config.data_dir)?, Sockets::open(&config)?)),
+            }
+        })?;
+        let grants = Grants::resolve(&config.admin, &data_dir)?;
+        let tls = config.public.tls.as_ref().map(tls::server_config).transpose()?;
+        // From here on the gateway before writes nothing.
+        let inherited = predecessor.map(Predecessor::wait_for_estate).transpose()?;
+        let (store, recovered) = Store::open(&data_dir)?;
+        let tokens = TokenTable::restore(recovered.tokens.clone());
+        let auth = Authenticator::new(&config.auth, tokens.clone(), None)?;
+        if let Some(file) = grants.registration_token_file() {
+            info!(file = %file.display(), "workers register with the token in this file");
         }
-    });
-    if drained.is_err() {
-        // Otherwise its end would wait for the thread that waits for the relays to be drained.
-        runtime.shutdown_background();
-        return drained;
+        let config = Arc::new(ArcSwap::from_pointee(config));
+        let (registry, ejections) = Registry::restore(Arc::clone(&config), store.clone(), recovered);
+        if let Some(Yours { plugins, knows_all_routes }) = inherited {
+            runtime.block_on(plugin::restore(&registry, &config.load().plugins, plugins));
+            if knows_all_routes {
+                registry.assume_all_routes_known();
+            }
+        }
+        let shared = Arc::new(Shared {
+            registry: registry.clone(),
+            auth: ArcSwap::from_pointee(auth),
+            config: Arc::clone(&config),
+            rate_limits: ArcSwap::from_pointee(RateLimits::new(&config.load().public.rate_limit)),
+            tls: ArcSwapOption::new(tls),
+            in_flight: Arc::default(),
+            metrics: Arc::new(Metrics::new()),
+        });
+        let state = AdminState {
+            registry: registry.clone(),
+            tokens,
+            store: store.clone(),
+            config,
+            grants: Arc::new(ArcSwap::from_pointee(grants)),
+            readiness: Arc::default(),
+            metrics: Arc::clone(&shared.metrics),
+            succession: Succession::default(),
+        };
+        let drain = Drain::default();
+        let (relays, threads) = start_relays(&shared, &drain)?;
+        watch_readings(&shared, &relays);
+        let (plugins, configured) = watch::channel(shared.config.load().plugins.clone());
+        let public = sockets.public.listener()?;
+        let public = runtime.block_on(async { TcpListener::from_std(public) })?;
+        let control = Control {
+            admin: sockets.admin.listener()?,
+            state: state.clone(),
+            ejections,
+            configured,
+            drain: drain.clone(),
+            shared: Arc::clone(&shared),
+        };
+        let duties: Vec<Arc<dyn Duty>> = vec![Arc::new(registry), Arc::new(store.clone())];
+        let running = Running { sources, program, data_dir, sockets, shared, state, plugins, duties };
+        Ok(Self { runtime, store, public, relays, threads, control, drain, running })
     }
-    // Workers renew and deregister until here; then nobody is left who could.
-    control_ends.cancel();
-    join(vec![control])?;
-    runtime.block_on(store.shutdown());
-    info!("drained");
-    Ok(())
+
+    /// Serves until it is to end, and drains.
+    fn live(self, predecessor: Option<Predecessor>) -> anyhow::Result<()> {
+        let Self { runtime, store, public, relays, threads, control, drain, running } = self;
+        let control_ends = CancellationToken::new();
+        let control = control.start(control_ends.clone())?;
+        let drained = runtime.block_on(async {
+            let mut signals = Signals::new()?;
+            let max_connections = running.shared.config.load().limits.max_connections;
+            let accepting = tokio::spawn(listener::accept(public, relays, max_connections, drain.clone()));
+            running.begin(predecessor)?;
+            let end = running.obey(&mut signals).await;
+            running.state.readiness.set(Phase::Draining);
+            info!("draining");
+            let grace = match end {
+                End::Stop => {
+                    notify::stopping();
+                    drain.begin();
+                    Duration::ZERO
+                }
+                End::HandedOver => {
+                    drain.begin_for_successor();
+                    // Workers may be asking over their connections too.
+                    IDLE_GRACE
+                }
+            };
+            // Its sockets, too, are closed: what is not accepted any more must not look as if it were.
+            drop(running.sockets);
+            let drained = tokio::task::spawn_blocking(move || join(threads));
+            tokio::select! {
+                drained = async {
+                    accepting.await?;
+                    let (drained, ()) = tokio::join!(drained, tokio::time::sleep(grace));
+                    drained?
+                } => drained,
+                () = signals.end() => Err(anyhow!("ended by a second signal before it was drained")),
+            }
+        });
+        if drained.is_err() {
+            // Otherwise its end would wait for the thread that waits for the relays to be drained.
+            runtime.shutdown_background();
+            return drained;
+        }
+        // Workers renew and deregister until here; then nobody is left who could.
+        control_ends.cancel();
+        join(vec![control])?;
+        runtime.block_on(store.shutdown());
+        info!("drained");
+        Ok(())
+    }
 }
 
 fn load(sources: &Sources) -> anyhow::Result<Config> {
@@ -144,17 +223,6 @@ fn raise_descriptor_limit() {
 
 fn current_thread() -> anyhow::Result<Runtime> {
     Builder::new_current_thread().enable_all().build().context("cannot start a runtime")
-}
-
-fn bind(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let listener = || {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        // A restarted gateway must not wait for the last one's connections to time out.
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        socket.listen(BACKLOG)
-    };
-    listener().with_context(|| format!("cannot listen on {key} {address}"))
 }
 
 fn start_relays(
@@ -213,6 +281,7 @@ struct Control {
     state: AdminState,
     ejections: Ejections,
     configured: watch::Receiver<Vec<Plugin>>,
+    drain: Drain,
     shared: Arc<Shared>,
 }
 
@@ -231,7 +300,7 @@ impl Control {
         tokio::spawn(forget_idle_clients(Arc::clone(&self.shared)));
         let shared = self.shared;
         tokio::spawn(async move { shared.auth.load_full().refresh().await });
-        if let Err(error) = admin::serve(self.admin, self.state, ends).await {
+        if let Err(error) = admin::serve(self.admin, self.state, self.drain, ends).await {
             error!(%error, "the admin listener failed");
         }
     }
@@ -247,29 +316,79 @@ async fn forget_idle_clients(shared: Arc<Shared>) {
 /// What signals act on.
 struct Running<'a> {
     sources: &'a Sources,
+    program: Program,
     data_dir: DataDir,
+    sockets: Sockets,
     shared: Arc<Shared>,
     state: AdminState,
     plugins: watch::Sender<Vec<Plugin>>,
+    /// In the order in which they are paused for a successor.
+    duties: Vec<Arc<dyn Duty>>,
+}
+
+/// Why the gateway ends.
+enum End {
+    Stop,
+    HandedOver,
 }
 
 impl Running<'_> {
-    /// Returns when the gateway is to end.
-    async fn obey(&self, signals: &mut Signals) {
-        loop {
-            match signals.next().await {
-                Wish::End => return,
-                Wish::Upgrade => {
-                    warn!(
-                        "SIGUSR2: this version cannot hand over to a new process; use SIGTERM and start it again"
-                    );
-                }
-                Wish::Reload => match self.reload() {
-                    Ok(()) => info!("configuration reloaded"),
-                    Err(error) => error!("the configuration was not reloaded, the old one stays: {error:#}"),
-                },
+    /// Tells everybody who waits that the gateway serves.
+    fn begin(&self, predecessor: Option<Predecessor>) -> anyhow::Result<()> {
+        let (public, admin) = (self.sockets.public.address()?, self.sockets.admin.address()?);
+        self.state.readiness.set(Phase::Ready);
+        info!(%public, %admin, version = env!("CARGO_PKG_VERSION"), "listening");
+        match predecessor {
+            None => notify::ready(),
+            Some(predecessor) => {
+                predecessor.serves(admin);
+                notify::took_over();
             }
         }
+        Ok(())
+    }
+
+    /// Returns when the gateway is to end.
+    async fn obey(&self, signals: &mut Signals) -> End {
+        loop {
+            match signals.next().await {
+                Wish::End => return End::Stop,
+                Wish::Upgrade => match self.upgrade(signals).await {
+                    Ok(pid) => {
+                        notify::handed_over(pid);
+                        info!(pid, "handed over");
+                        return End::HandedOver;
+                    }
+                    Err(error) => error!("this process goes on, the new one did not take over: {error:#}"),
+                },
+                Wish::Reload => {
+                    notify::reloading();
+                    match self.reload() {
+                        Ok(()) => info!("configuration reloaded"),
+                        Err(error) => {
+                            error!("the configuration was not reloaded, the old one stays: {error:#}");
+                        }
+                    }
+                    notify::ready();
+                }
+            }
+        }
+    }
+
+    async fn upgrade(&self, signals: &mut Signals) -> anyhow::Result<u32> {
+        let unstored = || Yours {
+            plugins: self.state.registry.plugin_registrations(),
+            knows_all_routes: self.state.registry.knows_all_routes(),
+        };
+        let estate = Estate {
+            program: &self.program,
+            sockets: &self.sockets,
+            data_dir: &self.data_dir,
+            duties: &self.duties,
+            succession: &self.state.succession,
+            unstored: &unstored,
+        };
+        hand_over(estate, signals).await
     }
 
     /// Takes the new configuration as a whole, or keeps the old one.
@@ -296,45 +415,6 @@ impl Running<'_> {
         self.state.grants.store(Arc::new(grants));
         self.shared.config.store(Arc::new(new));
         Ok(())
-    }
-}
-
-/// What a signal asks for.
-enum Wish {
-    End,
-    Reload,
-    Upgrade,
-}
-
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-    /// Unhandled, it would end the process on the spot.
-    user2: Signal,
-}
-
-impl Signals {
-    fn new() -> anyhow::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-            user2: signal(SignalKind::user_defined2())?,
-        })
-    }
-
-    async fn next(&mut self) -> Wish {
-        tokio::select! {
-            _ = self.terminate.recv() => Wish::End,
-            _ = self.interrupt.recv() => Wish::End,
-            _ = self.hangup.recv() => Wish::Reload,
-            _ = self.user2.recv() => Wish::Upgrade,
-        }
-    }
-
-    async fn end(&mut self) {
-        while !matches!(self.next().await, Wish::End) {}
     }
 }
 

@@ -14,14 +14,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::SystemTime;
 
+use futures_util::future::BoxFuture;
 use gearway_protocol::{HandlerSpec, Registration};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::unconstrained;
 
 use self::database::Database;
-use self::writer::{Call, Job, Writer};
+use self::writer::{Call, Job, Next, Pause, Writer};
 use crate::config::Secret;
 use crate::data_dir::DataDir;
+use crate::handover::{Duty, Paused};
 
 /// How many calls may wait for the writer; the next ones wait for a place.
 const QUEUE: usize = 1024;
@@ -190,6 +192,44 @@ impl Store {
     #[must_use]
     pub fn transactions(&self) -> u64 {
         self.writer.transactions.load(Ordering::Relaxed)
+    }
+}
+
+impl Duty for Store {
+    fn name(&self) -> &'static str {
+        "the store"
+    }
+
+    fn pause(&self) -> BoxFuture<'_, anyhow::Result<Box<dyn Paused>>> {
+        Box::pin(async {
+            let (closed, is_closed) = oneshot::channel();
+            let (word, next) = oneshot::channel();
+            let pause = Job::Pause(Pause { closed, next });
+            self.jobs.send(pause).await.map_err(|_| StoreError::ShutDown)?;
+            is_closed.await.map_err(|_| StoreError::ShutDown)?;
+            let paused: Box<dyn Paused> = Box::new(Closed { word });
+            Ok(paused)
+        })
+    }
+}
+
+/// A store whose file is closed, and whose calls wait.
+struct Closed {
+    word: oneshot::Sender<Next>,
+}
+
+impl Paused for Closed {
+    fn resume(self: Box<Self>) -> BoxFuture<'static, anyhow::Result<()>> {
+        Box::pin(async {
+            let (answer, answered) = oneshot::channel();
+            self.word.send(Next::GoOn(answer)).map_err(|_| StoreError::ShutDown)?;
+            Ok(answered.await.map_err(|_| StoreError::ShutDown)??)
+        })
+    }
+
+    fn release(self: Box<Self>) {
+        // A writer that has ended has released it already.
+        drop(self.word.send(Next::ShutDown));
     }
 }
 

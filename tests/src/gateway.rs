@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+use rustix::process::{Pid, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 use toml::{Table, Value as Toml};
@@ -20,6 +21,7 @@ use crate::{binaries, wait};
 pub struct Builder {
     config: String,
     environment: Vec<(String, String)>,
+    program: Option<PathBuf>,
 }
 
 impl Builder {
@@ -37,6 +39,13 @@ impl Builder {
         self
     }
 
+    /// Runs this file instead of the binary that was built.
+    #[must_use]
+    pub fn program(mut self, path: &Path) -> Self {
+        self.program = Some(path.to_owned());
+        self
+    }
+
     /// Starts the gateway and waits until it listens.
     ///
     /// # Panics
@@ -46,11 +55,12 @@ impl Builder {
         let config_path = dir.path().join("gearway.toml");
         let public = ReservedPort::take();
         let admin = ReservedPort::take();
-        let setting = Setting { dir, config_path, public, admin, environment: self.environment };
+        let setting =
+            Setting { dir, config_path, public, admin, environment: self.environment, program: self.program };
         setting.write_config(&self.config);
         let process = setting.spawn();
         let addresses = wait_until_listening(&process).await;
-        Gateway { process, addresses, setting }
+        Gateway { process, successors: Mutex::default(), addresses, setting }
     }
 }
 
@@ -59,6 +69,8 @@ impl Builder {
 pub struct Gateway {
     // Declared first, so that the process ends before its folder goes away.
     process: Process,
+    /// Who took over from it, and from each other.
+    successors: Mutex<Vec<u32>>,
     addresses: Addresses,
     setting: Setting,
 }
@@ -70,6 +82,7 @@ struct Setting {
     public: ReservedPort,
     admin: ReservedPort,
     environment: Vec<(String, String)>,
+    program: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -188,6 +201,46 @@ impl Gateway {
         self.process.signal(Signal::HUP);
     }
 
+    /// SIGUSR2, until a new process has taken over. Returns its id. Its log goes on where that of the one before ends.
+    ///
+    /// # Panics
+    /// When nobody takes over.
+    pub async fn upgrade(&self) -> u32 {
+        let before = self.current_pid();
+        let done = self.log().iter().filter(|line| line.contains("\"handed over\"")).count();
+        signal_pid(before, Signal::USR2);
+        let mut seen = 0;
+        let successor = self
+            .process
+            .wait_for_line("a new process takes over", |line| {
+                let line = serde_json::from_str::<Value>(line).ok()?;
+                let fields = if line["fields"].is_object() { &line["fields"] } else { &line };
+                if fields["message"] != "handed over" {
+                    return None;
+                }
+                seen += 1;
+                (seen > done).then(|| u32::try_from(fields["pid"].as_u64()?).ok())?
+            })
+            .await;
+        self.successors.lock().expect("no test panics while it holds this").push(successor);
+        successor
+    }
+
+    /// The process that serves now.
+    ///
+    /// # Panics
+    /// Never.
+    #[must_use]
+    pub fn current_pid(&self) -> u32 {
+        let successors = self.successors.lock().expect("no test panics while it holds this");
+        successors.last().copied().unwrap_or_else(|| self.process.id())
+    }
+
+    /// Sends a signal to the process that serves now.
+    pub fn signal(&self, signal: Signal) {
+        signal_pid(self.current_pid(), signal);
+    }
+
     /// SIGKILL, and then nobody listens.
     pub fn kill9(&self) {
         self.process.kill();
@@ -239,7 +292,8 @@ impl Setting {
     }
 
     fn spawn(&self) -> Process {
-        let mut command = gearway(&["serve", "--config"]);
+        let mut command = Command::new(self.program.as_deref().unwrap_or(binaries::path("gearway")));
+        command.env_clear().env("RUST_BACKTRACE", "1").args(["serve", "--config"]);
         command.arg(&self.config_path).current_dir(self.dir.path());
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         Process::spawn("gearway", command)
@@ -252,6 +306,31 @@ pub fn gearway(arguments: &[&str]) -> Command {
     let mut command = Command::new(binaries::path("gearway"));
     command.env_clear().env("RUST_BACKTRACE", "1").args(arguments);
     command
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        for successor in self.successors.get_mut().map(std::mem::take).unwrap_or_default() {
+            if is_running(successor) {
+                signal_pid(successor, Signal::KILL);
+            }
+        }
+    }
+}
+
+/// Whether a process lives that is no child of this one.
+#[must_use]
+pub fn is_running(pid: u32) -> bool {
+    // The state follows the name, which may hold anything, in parentheses.
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
+
+/// # Panics
+/// When there is no such process.
+pub fn signal_pid(pid: u32, signal: Signal) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id");
+    kill_process(pid, signal).expect("the process takes signals");
 }
 
 fn lay_over(under: &mut Table, over: Table) {

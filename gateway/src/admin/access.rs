@@ -162,7 +162,7 @@ fn registers_only() -> AdminError {
 
 /// Whether a program on this machine addressed this machine. The host matters because a browser can be made to
 /// connect to loopback under a name that its page chose; a proxy that forwards speaks for somebody else.
-fn is_local(parts: &Parts) -> bool {
+pub(super) fn is_local(parts: &Parts) -> bool {
     let peer = parts.extensions.get::<Peer>();
     let peer_is_loopback = peer.is_some_and(|Peer(address)| address.ip().to_canonical().is_loopback());
     let forwarded = [FORWARDED, VIA, X_FORWARDED_FOR].iter().any(|name| parts.headers.contains_key(name));

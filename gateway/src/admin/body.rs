@@ -13,7 +13,7 @@ use super::AdminState;
 use super::answer::AdminError;
 
 /// A registration of a hundred thousand handlers is about 20 MiB.
-const MAX_BODY: usize = 64 << 20;
+pub(super) const MAX_BODY: usize = 64 << 20;
 
 /// A request's body, read as JSON. Only callers who may are read from: it stands last among a handler's arguments.
 #[derive(Debug)]

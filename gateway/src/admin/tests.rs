@@ -52,6 +52,7 @@ impl Listener {
         let any = RegistrationToken { token: Secret::new("any-worker"), names: None, paths: None };
         let grants = Grants::new(&[Secret::new("admin-token")], &[any, scoped]);
         let state = AdminState {
+            succession: Succession::default(),
             registry,
             tokens: TokenTable::default(),
             store,
@@ -687,7 +688,7 @@ async fn it_serves_on_a_socket_until_told_to_stop() {
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
     let shutdown = CancellationToken::new();
-    let serving = tokio::spawn(serve(socket, listener.state.clone(), shutdown.clone()));
+    let serving = tokio::spawn(serve(socket, listener.state.clone(), Drain::default(), shutdown.clone()));
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let response = client.get(format!("http://{address}/v1/workers")).send().await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);

@@ -45,6 +45,24 @@ fn a_second_gateway_is_refused_and_told_which_directory() {
     DataDir::open(root.path()).unwrap();
 }
 
+/// The lock holds as long as one of its two owners has it.
+#[test]
+fn a_directory_is_inherited_together_with_its_lock() {
+    let root = tempfile::tempdir().unwrap();
+    let first = DataDir::open(root.path()).unwrap();
+    let lock = || OwnedFd::from(first.lock().try_clone().unwrap());
+    let second = DataDir::inherit(root.path(), lock()).unwrap();
+    let other = tempfile::tempdir().unwrap();
+    for path in [other.path().to_owned(), other.path().join("missing")] {
+        let refused = DataDir::inherit(&path, lock()).unwrap_err();
+        assert!(matches!(refused, DataDirError::NotHandedOver(_)), "{refused}");
+    }
+    drop(first);
+    assert!(matches!(DataDir::open(root.path()).unwrap_err(), DataDirError::InUse(_)));
+    drop(second);
+    DataDir::open(root.path()).unwrap();
+}
+
 #[test]
 fn what_is_no_directory_is_refused_by_name() {
     let root = tempfile::tempdir().unwrap();

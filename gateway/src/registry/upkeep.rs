@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use futures_util::future::BoxFuture;
+use gearway_protocol::Registration;
 use tracing::{error, info, warn};
 
 use super::book::forget;
 use super::{Ejections, Refusal, Registry, Replica, Rotation};
+use crate::handover::{Duty, Paused};
 use crate::upstream;
 
 /// A probe of an ejected replica waits this long at first, and twice as long each time up to the second.
@@ -70,6 +73,10 @@ impl Registry {
             let tick = (self.inner.config.load().workers.lease / 10)
                 .clamp(Duration::from_millis(10), Duration::from_millis(500));
             tokio::time::sleep(tick).await;
+            if self.inner.is_frozen.load(Ordering::SeqCst) {
+                last = Instant::now();
+                continue;
+            }
             last = self.inner.clock.advance(last, Instant::now(), tick);
             let lapsed: Vec<_> = self
                 .inner
@@ -96,6 +103,14 @@ impl Registry {
         }
     }
 
+    /// The configured workers that have told their routes, which the store does not keep.
+    #[must_use]
+    pub fn plugin_registrations(&self) -> Vec<Registration> {
+        let replicas = self.replicas();
+        let plugins = replicas.iter().filter(|replica| replica.lease.is_none());
+        plugins.map(|replica| replica.registration.clone()).collect()
+    }
+
     async fn forget_old_routes(&self) -> Result<(), Refusal> {
         let remember = self.inner.config.load().workers.remember;
         let mut book = self.inner.book.lock().await;
@@ -116,5 +131,48 @@ impl Registry {
         }
         self.publish(&book);
         Ok(())
+    }
+}
+
+/// What happens by time alone. The book itself stands still because the store does.
+impl Duty for Registry {
+    fn name(&self) -> &'static str {
+        "the registry"
+    }
+
+    fn pause(&self) -> BoxFuture<'_, anyhow::Result<Box<dyn Paused>>> {
+        Box::pin(async {
+            self.inner.is_frozen.store(true, Ordering::SeqCst);
+            let frozen = Frozen { registry: self.clone(), is_released: false };
+            // Whoever has the book is in the middle of a change.
+            drop(self.inner.book.lock().await);
+            let paused: Box<dyn Paused> = Box::new(frozen);
+            Ok(paused)
+        })
+    }
+}
+
+/// A registry in which nobody's time runs out.
+struct Frozen {
+    registry: Registry,
+    is_released: bool,
+}
+
+impl Paused for Frozen {
+    fn resume(self: Box<Self>) -> BoxFuture<'static, anyhow::Result<()>> {
+        drop(self);
+        Box::pin(async { Ok(()) })
+    }
+
+    fn release(mut self: Box<Self>) {
+        self.is_released = true;
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        if !self.is_released {
+            self.registry.inner.is_frozen.store(false, Ordering::SeqCst);
+        }
     }
 }

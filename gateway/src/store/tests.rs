@@ -489,3 +489,61 @@ fn secrets_are_not_shown() {
     let shown = format!("{:?}", Change::PutWorker(worker("w1")));
     assert!(shown.contains("w1") && !shown.contains("canary"), "{shown}");
 }
+
+/// What is queued is written first; what comes meanwhile waits.
+#[tokio::test]
+async fn a_paused_store_leaves_its_file_to_others_and_goes_on_afterwards() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    store.commit(put_worker("before")).await.unwrap();
+    let paused = store.pause().await.unwrap();
+    let meanwhile = tokio::spawn({
+        let store = store.clone();
+        async move { store.commit(put_worker("meanwhile")).await }
+    });
+    assert!(!dir.path().join("gearway.db-wal").exists(), "the file is closed");
+    sqlite(&dir).execute("DELETE FROM worker", []).unwrap();
+    paused.resume().await.unwrap();
+    meanwhile.await.unwrap().unwrap();
+    store.shutdown().await;
+    drop(store);
+    assert_eq!(worker_ids(&recovered(dir.path())), ["meanwhile"]);
+}
+
+#[tokio::test]
+async fn a_released_store_writes_nothing_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    let paused = store.pause().await.unwrap();
+    let meanwhile = tokio::spawn({
+        let store = store.clone();
+        async move { store.commit(put_worker("meanwhile")).await }
+    });
+    paused.release();
+    assert_eq!(meanwhile.await.unwrap(), Err(StoreError::ShutDown));
+    assert_eq!(store.commit(put_worker("after")).await, Err(StoreError::ShutDown));
+    store.shutdown().await;
+    assert_eq!(worker_ids(&recovered(dir.path())), [""; 0]);
+}
+
+/// As when the upgrade that paused it is given up in the middle.
+#[tokio::test]
+async fn a_pause_that_is_forgotten_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    drop(store.pause().await.unwrap());
+    store.commit(put_worker("after")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_opened_again_is_tried_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    let paused = store.pause().await.unwrap();
+    let newer = |version: i64| sqlite(&dir).pragma_update(None, "user_version", version).unwrap();
+    newer(1000);
+    assert!(paused.resume().await.is_err());
+    assert_eq!(store.commit(put_worker("lost")).await, Err(StoreError::ShutDown));
+    newer(1);
+    store.commit(put_worker("kept")).await.unwrap();
+}

@@ -17,6 +17,8 @@ pub(super) struct Call {
 
 pub(super) enum Job {
     Commit(Call),
+    /// Finish what is queued, close the file, and wait for a word.
+    Pause(Pause),
     /// Take nothing more, finish what is queued, end.
     ShutDown,
     /// Lets a test make the disk full, or hold the writer up.
@@ -24,13 +26,29 @@ pub(super) enum Job {
     Meddle(Box<dyn FnOnce(&rusqlite::Connection) + Send>),
 }
 
+/// Somebody who wants the file closed for a while.
+pub(super) struct Pause {
+    /// Where the outcome of closing goes.
+    pub(super) closed: oneshot::Sender<()>,
+    /// What comes next; dropped without a word, the file is opened again.
+    pub(super) next: oneshot::Receiver<Next>,
+}
+
+pub(super) enum Next {
+    /// Open the file again, and say how that went.
+    GoOn(oneshot::Sender<Result<(), StoreError>>),
+    /// Another process has the file.
+    ShutDown,
+}
+
 /// The fields go in this order when the thread ends: the file is closed before the directory is unlocked, and both
 /// before whoever waits for the end is told.
 pub(super) struct Writer {
-    database: Database,
+    /// [`None`] when the file could not be opened again after a pause, or is not this process's any more.
+    database: Option<Database>,
     queue: mpsc::Receiver<Job>,
     transactions: Arc<AtomicU64>,
-    _dir: DataDir,
+    dir: DataDir,
     _ending: watch::Sender<()>,
 }
 
@@ -42,7 +60,7 @@ impl Writer {
         dir: DataDir,
         ending: watch::Sender<()>,
     ) -> Self {
-        Self { database, queue, transactions, _dir: dir, _ending: ending }
+        Self { database: Some(database), queue, transactions, dir, _ending: ending }
     }
 
     pub(super) fn run(mut self) {
@@ -53,28 +71,70 @@ impl Writer {
                 match job {
                     Job::Commit(call) => group.push(call),
                     Job::ShutDown => self.queue.close(),
+                    Job::Pause(pause) => {
+                        self.commit(std::mem::take(&mut group));
+                        self.pause(pause);
+                    }
                     #[cfg(test)]
                     Job::Meddle(meddle) => {
                         self.commit(std::mem::take(&mut group));
-                        meddle(self.database.connection());
+                        if let Some(database) = &self.database {
+                            meddle(database.connection());
+                        }
                     }
                 }
             }
             self.commit(group);
         }
-        if let Err(error) = self.database.checkpoint() {
+        self.close();
+    }
+
+    fn close(&mut self) {
+        if let Some(database) = self.database.take()
+            && let Err(error) = database.checkpoint()
+        {
             // Nothing is lost: the log is read when the store is opened next.
             tracing::warn!(%error, "the store's log could not be merged into its file");
         }
     }
 
-    fn commit(&self, group: Vec<Call>) {
+    fn pause(&mut self, Pause { closed, next }: Pause) {
+        self.close();
+        // Whoever does not wait any more has dropped the other end too, and the file is opened again.
+        closed.send(()).ok();
+        match next.blocking_recv() {
+            Ok(Next::ShutDown) => self.queue.close(),
+            Ok(Next::GoOn(answer)) => drop(answer.send(self.open())),
+            Err(_) => {
+                if let Err(error) = self.open() {
+                    tracing::error!(%error, "the store cannot be opened again");
+                }
+            }
+        }
+    }
+
+    fn open(&mut self) -> Result<(), StoreError> {
+        self.database = Some(Database::open(&self.dir)?);
+        Ok(())
+    }
+
+    fn commit(&mut self, group: Vec<Call>) {
         if group.is_empty() {
             return;
         }
         let (changes, answers): (Vec<_>, Vec<_>) =
             group.into_iter().map(|call| (call.changes, call.answer)).unzip();
-        for (answer, outcome) in answers.into_iter().zip(self.outcomes(&changes)) {
+        if self.database.is_none()
+            && !self.queue.is_closed()
+            && let Err(error) = self.open()
+        {
+            tracing::warn!(%error, "the store cannot be opened again");
+        }
+        let outcomes = match &self.database {
+            Some(database) => self.outcomes(database, &changes),
+            None => vec![Err(StoreError::ShutDown); changes.len()],
+        };
+        for (answer, outcome) in answers.into_iter().zip(outcomes) {
             // A caller that no longer waits has given up the answer, and not the change.
             drop(answer.send(outcome));
         }
@@ -82,14 +142,14 @@ impl Writer {
 
     /// What became of each call. When they cannot be committed together, as on a disk with room for some of them,
     /// each is tried by itself.
-    fn outcomes(&self, calls: &[Vec<Change>]) -> Vec<Result<(), StoreError>> {
-        match self.database.commit(calls) {
+    fn outcomes(&self, database: &Database, calls: &[Vec<Change>]) -> Vec<Result<(), StoreError>> {
+        match database.commit(calls) {
             Ok(outcomes) => {
                 self.transactions.fetch_add(1, Ordering::Relaxed);
                 outcomes
             }
             Err(lost) if lost.begun && calls.len() > 1 => {
-                calls.chunks(1).flat_map(|alone| self.outcomes(alone)).collect()
+                calls.chunks(1).flat_map(|alone| self.outcomes(database, alone)).collect()
             }
             Err(lost) => vec![Err(lost.error); calls.len()],
         }
