@@ -1,17 +1,18 @@
 //! One call to one replica that takes it, within the deadline, and never a second run of what may have run. Contract
 //! section 5.
 
+mod run_on;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName};
-use http::{HeaderValue, Request, Response};
-use http_body_util::Full;
+use http::{HeaderValue, Response};
 use smallvec::SmallVec;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
+use self::run_on::RunOn;
 use crate::admit::Admission;
 use crate::config::Config;
 use crate::envelope::{self, Call};
@@ -26,7 +27,6 @@ const MAX_TRIES: usize = 16;
 /// How often an idempotent handler is called again after an unknown outcome.
 const MAX_REPEATS: usize = 2;
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// What dispatch needs beside the call; one for each relay thread, because of the pool.
 #[derive(Debug, Clone)]
@@ -52,6 +52,12 @@ impl From<Error> for Undelivered {
     fn from(error: Error) -> Self {
         Self::Failed(error)
     }
+}
+
+/// A call on its way out: the request's head and the envelope, behind some bytes that were not needed.
+struct Outgoing {
+    bytes: Vec<u8>,
+    start: usize,
 }
 
 /// How one attempt ended.
@@ -112,10 +118,8 @@ impl Dispatcher {
                 continue;
             }
             sent += 1;
-            let mut envelope = Vec::new();
-            envelope::encode(call, offer, &mut envelope);
-            let request = worker_request(replica, envelope, traceparent);
-            match self.attempt(connection, request, slot, call, admission, config).await {
+            let outgoing = Outgoing::write(self.pool.buffers.call(), call, offer, traceparent);
+            match self.attempt(connection, outgoing, slot, call, admission, config).await {
                 Attempt::Exchanged(Exchange::Answered(answer)) => {
                     match respond::judge(&answer, replica.dialect, config.limits.max_body) {
                         Verdict::Done(result) => {
@@ -141,6 +145,11 @@ impl Dispatcher {
                     lost = Some(error);
                     self.metrics.count_retry(RetryReason::Idempotent);
                 }
+                Attempt::Exchanged(Exchange::Nonsense(reason)) => {
+                    let error = Error::Nonsense { reason: reason.into() };
+                    log_failure(replica, call, &error);
+                    return Err(error.into());
+                }
                 Attempt::Exchanged(Exchange::TooLarge) => {
                     let error = Error::Nonsense { reason: "the reply is larger than limits.max_body".into() };
                     log_failure(replica, call, &error);
@@ -155,11 +164,11 @@ impl Dispatcher {
         Err(lost.unwrap_or_else(|| not_run("no worker took the call")).into())
     }
 
-    /// One exchange, in a task of its own: it ends by itself, whoever still waits for it.
+    /// One exchange, which ends by itself, whoever still waits for it.
     async fn attempt(
         &self,
         mut connection: Connection,
-        request: Request<Full<Bytes>>,
+        outgoing: Outgoing,
         slot: Slot,
         call: &Call<'_>,
         admission: &Arc<Admission>,
@@ -170,30 +179,34 @@ impl Dispatcher {
         let deadline = call.deadline;
         // Base64 makes a body 4/3 as long, and JSON's escapes may double a text.
         let max_reply = config.limits.max_body.saturating_mul(2).saturating_add(64 * 1024);
-        let exchange = self.calls.spawn(async move {
+        let exchange = async move {
             let replica = slot.replica();
             replica.count_call();
             let started = Instant::now();
-            let exchange = connection.exchange(request, max_reply);
+            let mut input = this.pool.buffers.reply();
+            let exchange = connection.exchange(&outgoing.bytes[outgoing.start..], &mut input, max_reply);
             let outcome = tokio::time::timeout_at(deadline.into(), exchange).await;
             this.metrics.observe_call(&replica.group.name, started.elapsed());
+            this.pool.buffers.put_call(outgoing.bytes);
             match &outcome {
                 Ok(Exchange::Answered(answer)) => {
                     if answer.status.is_success() {
                         this.registry.heard_from(replica);
                     }
+                    this.pool.buffers.put_reply(input);
                     this.pool.checkin(replica, connection);
                 }
                 Ok(Exchange::NotWritten) => {}
-                Ok(Exchange::Lost(_) | Exchange::TooLarge) | Err(_) => replica.count_failure(),
+                Ok(Exchange::Lost(_) | Exchange::TooLarge | Exchange::Nonsense(_)) | Err(_) => {
+                    replica.count_failure();
+                }
             }
             drop(admission);
             outcome
-        });
-        match exchange.await {
-            Ok(Ok(exchange)) => Attempt::Exchanged(exchange),
-            Ok(Err(_)) => Attempt::TimedOut,
-            Err(error) => Attempt::Exchanged(Exchange::Lost(format!("the exchange failed: {error}"))),
+        };
+        match RunOn::new(exchange, self.calls.clone()).await {
+            Ok(exchange) => Attempt::Exchanged(exchange),
+            Err(_) => Attempt::TimedOut,
         }
     }
 
@@ -220,6 +233,18 @@ impl Dispatcher {
     }
 }
 
+impl Outgoing {
+    fn write(mut bytes: Vec<u8>, call: &Call<'_>, offer: &Offer, traceparent: &HeaderValue) -> Self {
+        let head = offer.replica.call_head();
+        let room = head.room(traceparent);
+        bytes.resize(room, 0);
+        envelope::encode(call, offer, &mut bytes);
+        let length = (bytes.len() - room) as u64;
+        let start = head.write(traceparent, length, &mut bytes[..room]);
+        Self { bytes, start }
+    }
+}
+
 /// The less loaded of two replicas chosen at random, among those in rotation with room, and a slot on it.
 fn choose<'h>(handler: &'h Handler, declined: &[Arc<str>]) -> Option<(&'h Offer, Slot)> {
     let mut candidates: SmallVec<[&Offer; 8]> = handler
@@ -242,20 +267,6 @@ fn choose<'h>(handler: &'h Handler, declined: &[Arc<str>]) -> Option<(&'h Offer,
         }
     }
     None
-}
-
-fn worker_request(replica: &Replica, envelope: Vec<u8>, traceparent: &HeaderValue) -> Request<Full<Bytes>> {
-    let mut request = Request::new(Full::new(envelope.into()));
-    *request.method_mut() = http::Method::POST;
-    *request.uri_mut() = replica.url.target().clone();
-    let headers = request.headers_mut();
-    headers.insert(HOST, replica.url.host_header().clone());
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if let Some(authorization) = &replica.authorization {
-        headers.insert(AUTHORIZATION, authorization.clone());
-    }
-    headers.insert(TRACEPARENT, traceparent.clone());
-    request
 }
 
 fn log_failure(replica: &Replica, call: &Call<'_>, error: &Error) {

@@ -24,6 +24,7 @@ use tokio::time::Instant;
 
 pub use self::activity::{Activity, InProgress};
 use self::alarm::Alarm;
+pub(crate) use self::chunked::{ChunkScan, ChunkStep};
 use self::messages::{Messages, Refusal};
 
 mod activity;

@@ -14,8 +14,8 @@ mod table;
 mod upkeep;
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -416,6 +416,7 @@ impl Registry {
             url: claim.url,
             dialect: claim.dialect,
             authorization,
+            call_head: OnceLock::new(),
             registered_at,
             lease: Some(lease),
             secret,

@@ -1,10 +1,22 @@
-//! The way to a worker: its address, and connections to it.
+//! The way to a worker: its address, connections to it, and one call at a time on each.
+//!
+//! The HTTP/1.1 client is the gateway's own: whether a byte of a call was written decides whether it may be sent again, a call
+//! goes out in one write from the buffer that its envelope was written into, and a reply is held to one reading.
 
 mod address;
+mod buffers;
+mod call_head;
+mod connection;
 mod pool;
+mod reply;
+mod reply_head;
 
 pub use self::address::{AddressError, WorkerUrl, resolve};
-pub use self::pool::{Answer, Connection, Exchange, Pool};
+pub use self::buffers::Buffers;
+pub use self::call_head::CallHead;
+pub use self::connection::{Connection, Exchange};
+pub use self::pool::Pool;
+pub use self::reply::{Answer, ReplyError, ReplyReader};
 
 use std::time::Duration;
 
@@ -24,8 +36,6 @@ pub enum ConnectError {
     Io { address: std::net::SocketAddr, source: std::io::Error },
     #[error("no connection within {} ms", CONNECT_TIMEOUT.as_millis())]
     TimedOut,
-    #[error("the connection failed before it was used: {0}")]
-    Handshake(hyper::Error),
 }
 
 impl ConnectError {
@@ -38,7 +48,7 @@ impl ConnectError {
             Self::Io { source, .. } => {
                 OURS.iter().any(|errno| source.raw_os_error() == Some(errno.raw_os_error()))
             }
-            Self::Address(_) | Self::TimedOut | Self::Handshake(_) => false,
+            Self::Address(_) | Self::TimedOut => false,
         }
     }
 }

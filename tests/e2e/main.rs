@@ -22,4 +22,5 @@ mod skygear_v1;
 mod strictness;
 mod tls;
 mod upgrade;
+mod upstream;
 mod vectors;

@@ -31,14 +31,14 @@ const FORBIDDEN_TRAILERS: [&[u8]; 9] = [
 const NAME_PREFIX: usize = "transfer-encoding".len();
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ChunkStep {
+pub(crate) enum ChunkStep {
     NeedMore,
     Done,
     Refused,
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct ChunkScan {
+pub(crate) struct ChunkScan {
     at: At,
     size: u64,
     extension_bytes: u16,
@@ -72,7 +72,7 @@ enum At {
 }
 
 impl ChunkScan {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             at: At::Size(0),
             size: 0,
@@ -87,12 +87,18 @@ impl ChunkScan {
     /// Reads on. The count says how many of `bytes` belong to the body and are good; with `Refused` the byte after
     /// them is the bad one.
     pub(super) fn advance(&mut self, bytes: &[u8]) -> (usize, ChunkStep) {
+        self.decode(bytes, |_| {})
+    }
+
+    /// As [`advance`](Self::advance), and hands over the data, piece by piece.
+    pub(crate) fn decode(&mut self, bytes: &[u8], mut data: impl FnMut(&[u8])) -> (usize, ChunkStep) {
         let mut used = 0;
         while used < bytes.len() {
             if let At::Data = self.at {
                 let available = (bytes.len() - used) as u64;
                 let taken = self.size.min(available);
                 self.size -= taken;
+                data(&bytes[used..used + taken as usize]);
                 used += taken as usize;
                 if self.size == 0 {
                     self.at = At::DataCr;

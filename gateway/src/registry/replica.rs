@@ -1,6 +1,6 @@
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use gearway_protocol::Registration;
@@ -11,7 +11,7 @@ use super::group::Group;
 use crate::config::Secret;
 use crate::dialect::Dialect;
 use crate::route::Shape;
-use crate::upstream::WorkerUrl;
+use crate::upstream::{CallHead, WorkerUrl};
 
 /// One worker process as the gateway knows it. A replica is never changed into another: a worker that registers
 /// again gets a new one, and calls in flight keep the old one.
@@ -22,6 +22,7 @@ pub struct Replica {
     pub dialect: Dialect,
     /// What every call to it carries; [`None`] for workers that were never given a secret.
     pub authorization: Option<HeaderValue>,
+    pub(super) call_head: OnceLock<CallHead>,
     pub registration: Registration,
     pub registered_at: SystemTime,
     /// How long it may be silent; [`None`] for a configured worker, which has no lease.
@@ -87,6 +88,12 @@ impl Replica {
         self.handlers
             .iter()
             .flat_map(|handler| handler.methods.iter().map(|method| (handler.pattern.shape(), method)))
+    }
+
+    /// What the calls to it have in common.
+    #[must_use]
+    pub fn call_head(&self) -> &CallHead {
+        self.call_head.get_or_init(|| CallHead::new(&self.url, self.authorization.as_ref()))
     }
 
     #[must_use]

@@ -1,0 +1,146 @@
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::BytesMut;
+use rustix::net::RecvFlags;
+use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
+use tokio_util::io::poll_read_buf;
+
+use super::buffers::MAX_KEPT_BYTES;
+use super::reply::{Answer, ReplyError, ReplyReader};
+
+/// The first room for a reply: enough for most.
+const FIRST_ROOM: usize = 8 << 10;
+
+/// A connection that no other call uses.
+#[derive(Debug)]
+pub struct Connection {
+    stream: TcpStream,
+    /// Whether it may carry another call: the last one was answered whole, and left nothing behind.
+    is_reusable: bool,
+}
+
+/// What became of a call.
+#[derive(Debug)]
+pub enum Exchange {
+    Answered(Answer),
+    /// Nothing of it was written: another connection may take it.
+    NotWritten,
+    /// It may have run.
+    Lost(String),
+    /// The reply is larger than the limit.
+    TooLarge,
+    /// What came back is no reply.
+    Nonsense(&'static str),
+}
+
+/// One call and its reply on a connection.
+struct Exchanging<'a> {
+    stream: &'a mut TcpStream,
+    call: &'a [u8],
+    written: usize,
+    /// Why writing ended early. The worker may have answered before that.
+    write_error: Option<io::Error>,
+    reader: ReplyReader,
+    input: &'a mut BytesMut,
+    /// The most memory that `input` has had.
+    capacity: usize,
+}
+
+impl Connection {
+    pub(super) fn new(stream: TcpStream) -> Self {
+        Self { stream, is_reusable: true }
+    }
+
+    #[must_use]
+    pub fn is_reusable(&self) -> bool {
+        self.is_reusable
+    }
+
+    /// Whether nothing has happened to the connection while it was idle: an end, or bytes that nobody asked for, would be taken for
+    /// an answer to the next call.
+    pub(super) fn is_untouched(&self) -> bool {
+        let mut byte = [0; 1];
+        let looked = rustix::net::recv(&self.stream, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        looked.is_err_and(|error| error == rustix::io::Errno::AGAIN)
+    }
+
+    /// Sends one call, head and body, and reads its whole reply into `input`, of `max_reply` bytes at most. `input` keeps no
+    /// more memory than may be kept for later.
+    pub async fn exchange(&mut self, call: &[u8], input: &mut BytesMut, max_reply: u64) -> Exchange {
+        self.is_reusable = false;
+        input.reserve(FIRST_ROOM);
+        let mut exchanging = Exchanging {
+            stream: &mut self.stream,
+            call,
+            written: 0,
+            write_error: None,
+            reader: ReplyReader::new(max_reply),
+            capacity: 0,
+            input,
+        };
+        let result = std::future::poll_fn(|cx| exchanging.poll(cx)).await;
+        let whole = exchanging.written == call.len();
+        self.is_reusable = result.is_ok() && whole && exchanging.reader.keeps_alive();
+        if exchanging.capacity > MAX_KEPT_BYTES {
+            // Even empty it would hold on to the memory that its reply is in.
+            *input = BytesMut::new();
+        }
+        result.map_or_else(|failure| failure, Exchange::Answered)
+    }
+}
+
+impl Exchanging<'_> {
+    /// Writes and reads at once: a worker may answer before it has read the whole call, and stop reading.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, Exchange>> {
+        if self.poll_write(cx).is_ready() && self.written == 0 {
+            return Poll::Ready(Err(Exchange::NotWritten));
+        }
+        loop {
+            let read = ready!(poll_read_buf(Pin::new(&mut *self.stream), cx, self.input));
+            if self.written == 0 {
+                return Poll::Ready(Err(Exchange::NotWritten));
+            }
+            let read = match read {
+                Ok(read) => read,
+                Err(error) => return Poll::Ready(Err(self.lost(&error))),
+            };
+            self.capacity = self.capacity.max(self.input.capacity());
+            let answer = match read {
+                0 => self.reader.end(self.input).map(Some),
+                _ => self.reader.advance(self.input),
+            };
+            self.capacity = self.capacity.max(self.input.capacity());
+            match answer {
+                Ok(Some(answer)) => return Poll::Ready(Ok(answer)),
+                Ok(None) => {}
+                Err(ReplyError::Nonsense(reason)) => return Poll::Ready(Err(Exchange::Nonsense(reason))),
+                Err(ReplyError::TooLarge) => return Poll::Ready(Err(Exchange::TooLarge)),
+                Err(error @ ReplyError::Truncated) => {
+                    return Poll::Ready(Err(self.lost(&io::Error::other(error))));
+                }
+            }
+        }
+    }
+
+    /// Ready when there is nothing more to be written.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.written < self.call.len() && self.write_error.is_none() {
+            match ready!(Pin::new(&mut *self.stream).poll_write(cx, &self.call[self.written..])) {
+                Ok(0) => self.write_error = Some(io::ErrorKind::WriteZero.into()),
+                Ok(written) => self.written += written,
+                Err(error) => self.write_error = Some(error),
+            }
+        }
+        Poll::Ready(())
+    }
+
+    fn lost(&self, error: &io::Error) -> Exchange {
+        Exchange::Lost(self.write_error.as_ref().unwrap_or(error).to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,53 @@
+//! Connections to workers, one call at a time on each.
+
+use gearway_tests::{Gateway, Registration, Response, ScriptedWorker, wait};
+use serde_json::json;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+
+fn reply(text: &str) -> Vec<u8> {
+    let body = json!({"result": {"type": "text", "value": text}}).to_string();
+    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
+}
+
+async fn read_call(reader: &mut BufReader<&mut TcpStream>) -> bool {
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line).await.unwrap_or(0) == 0 {
+            return false;
+        }
+        if line == "\r\n" {
+            return reader.read_exact(&mut vec![0; length]).await.is_ok();
+        }
+        if let Some(value) = line.strip_prefix("Content-Length: ") {
+            length = value.trim().parse().expect("a length");
+        }
+    }
+}
+
+/// A worker that answers each call, and then says one thing more that nobody asked for.
+#[tokio::test]
+async fn an_answer_that_nobody_asked_for_answers_nobody() {
+    let gateway = Gateway::start("").await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let worker = ScriptedWorker::start("registers for the other");
+    let url = format!("http://{}/", listener.local_addr().expect("an address"));
+    worker.register(&gateway, &Registration::new("worker").handler("foo").set("url", json!(url))).await;
+    let ask = async |number: usize| -> Response { gateway.post("/foo", number.to_string()).await };
+    let mut kept = Vec::new();
+    for number in 0..3 {
+        let serve = async {
+            let (mut stream, _) =
+                wait::within("a connection of its own", listener.accept()).await.expect("a connection");
+            let mut reader = BufReader::new(&mut stream);
+            assert!(read_call(&mut reader).await);
+            stream.write_all(&reply(&format!("right {number}"))).await.expect("open");
+            stream
+        };
+        let (response, mut stream) = tokio::join!(ask(number), serve);
+        assert_eq!(response.expect_status(200).text(), format!("right {number}"));
+        stream.write_all(&reply("wrong")).await.expect("open");
+        kept.push(stream);
+    }
+}
