@@ -172,6 +172,7 @@ fn write_envelope(c: &mut Criterion) {
                 permit: &permit,
                 captures: &captures,
                 deadline: Instant::now() + Duration::from_secs(60),
+                delivery: None,
             };
             let mut out = Vec::new();
             group.throughput(Throughput::Bytes(size as u64));

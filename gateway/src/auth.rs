@@ -39,7 +39,8 @@ pub struct Policy {
     pub user_required: bool,
 }
 
-/// The proof that a request may be dispatched, and on whose behalf. Only [`Authenticator::authenticate`] makes one.
+/// The proof that a request may be dispatched, and on whose behalf. Only [`Authenticator::authenticate`] gives one, and the log
+/// of deliveries keeps what it said.
 #[derive(Debug)]
 pub struct Permit {
     access_key: Option<KnownKey>,
@@ -48,6 +49,12 @@ pub struct Permit {
 }
 
 impl Permit {
+    /// The permit of a request that was let in before and kept since: it still speaks for whom it spoke for.
+    pub(crate) fn kept(user_id: Option<String>, access_key: Option<AccessKeyType>) -> Self {
+        let access_key = access_key.map(|kind| KnownKey { kind, fingerprint: 0 });
+        Self { access_key, user_id: user_id.map(Into::into), authorization_is_ours: false }
+    }
+
     /// The kind of the known key that was presented.
     #[must_use]
     pub fn access_key_type(&self) -> Option<AccessKeyType> {

@@ -172,6 +172,10 @@ pub struct Workers {
 pub struct Webhooks {
     /// Absent: schemes that sign the URL cannot be verified.
     pub public_url: Option<PublicUrl>,
+    /// How long what was delivered can be looked at; the undelivered stay.
+    pub retention: Duration,
+    /// In bytes; beyond them nothing more is kept.
+    pub max_stored: u64,
 }
 
 /// What is logged beside what happens to the gateway itself.
@@ -274,7 +278,11 @@ impl Default for Config {
                 ],
             },
             secrets: NamedSecrets::default(),
-            webhooks: Webhooks { public_url: None },
+            webhooks: Webhooks {
+                public_url: None,
+                retention: Duration::from_hours(7 * 24),
+                max_stored: 4 << 30,
+            },
             log: Log { access: false, access_fields: AccessFields::all() },
             plugins: Vec::new(),
         }

@@ -45,6 +45,8 @@ pub enum Undelivered {
     NoReplica {
         lost: Option<Error>,
     },
+    /// Who may call, and whom, may have changed while the request was under way: it has to be looked at anew.
+    Outdated,
     Failed(Error),
 }
 

@@ -34,6 +34,8 @@ pub struct Call<'a> {
     /// What the pattern's `{param}`s stood for, in order.
     pub captures: &'a [&'a str],
     pub deadline: Instant,
+    /// The JSON of `context.delivery`, for a call from the log.
+    pub delivery: Option<&'a str>,
 }
 
 /// What follows the body's base64 in an envelope.
@@ -76,6 +78,10 @@ pub fn encode_head(call: &Call<'_>, offer: &Offer, body_len: u64, out: &mut Vec<
         let left = call.deadline.saturating_duration_since(Instant::now()).as_millis();
         out.extend_from_slice(br#","timeout_ms":"#);
         write_number(out, u64::try_from(left).unwrap_or(u64::MAX));
+        if let Some(delivery) = call.delivery {
+            out.extend_from_slice(br#","delivery":"#);
+            out.extend_from_slice(delivery.as_bytes());
+        }
     }
     out.extend_from_slice(br#"},"param":{"method":"#);
     write_str(out, call.method.as_str());
@@ -121,7 +127,7 @@ fn write_headers(out: &mut Vec<u8>, call: &Call<'_>, body_len: u64) {
         if last == Some(name) {
             out.push(b',');
         } else {
-            if !reaches_worker(name, call) {
+            if !reaches_worker(name, call.permit, call.peer_is_trusted) {
                 continue;
             }
             if last.is_some() {
@@ -141,7 +147,7 @@ fn write_headers(out: &mut Vec<u8>, call: &Call<'_>, body_len: u64) {
 
 /// Contract section 4, and threats of spoofing: hop-by-hop and credential headers never reach a worker, and what a peer
 /// says of those before it only when the peer is trusted. (What `Connection` names is gone already.)
-fn reaches_worker(name: &HeaderName, call: &Call<'_>) -> bool {
+pub(crate) fn reaches_worker(name: &HeaderName, permit: &Permit, peer_is_trusted: bool) -> bool {
     match name.as_str() {
         "host" => false,
         "connection"
@@ -154,9 +160,9 @@ fn reaches_worker(name: &HeaderName, call: &Call<'_>) -> bool {
         | "transfer-encoding"
         | "upgrade"
         | "expect" => false,
-        "authorization" => !call.permit.authorization_is_ours(),
-        "forwarded" | "x-real-ip" => call.peer_is_trusted,
-        other if other.starts_with("x-forwarded-") => call.peer_is_trusted,
+        "authorization" => !permit.authorization_is_ours(),
+        "forwarded" | "x-real-ip" => peer_is_trusted,
+        other if other.starts_with("x-forwarded-") => peer_is_trusted,
         _ => !is_credential_header(name),
     }
 }

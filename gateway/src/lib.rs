@@ -22,6 +22,7 @@ pub mod access_log;
 pub mod admin;
 pub mod config;
 pub mod data_dir;
+pub mod delivery;
 pub mod dialect;
 pub mod drain;
 pub mod error;

@@ -11,19 +11,20 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use http::header::{CONNECTION, LOCATION, RETRY_AFTER};
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio_rustls::rustls::ServerConfig;
 
 use crate::access_log::{self, Entry};
 use crate::admit::{Admission, InFlight};
-use crate::auth::Authenticator;
+use crate::auth::{Authenticator, Permit};
 use crate::body;
 use crate::config::{self, Config, Unmatched};
+use crate::delivery::{Deliveries, Delivery, HeaderBlock, Policy, RouteName, now_ms};
 use crate::dispatch::{Dispatcher, Undelivered};
 use crate::drain::Drain;
-use crate::envelope::Call;
+use crate::envelope::{self, Call};
 use crate::error::Error;
 use crate::path::{self, CanonicalPath, Target};
 use crate::rate::RateLimits;
@@ -50,6 +51,7 @@ pub struct Shared {
     /// What clients are shown who connect from now on; [`None`] for clear text.
     pub tls: ArcSwapOption<ServerConfig>,
     pub in_flight: Arc<InFlight>,
+    pub deliveries: Deliveries,
     pub metrics: Arc<Metrics>,
 }
 
@@ -197,6 +199,7 @@ impl Relay {
                     lost = now.or(lost);
                     self.park(inbound, &asked, progress, config).await.err()
                 }
+                Err(Undelivered::Outdated) => None,
                 Err(Undelivered::Failed(error)) => Some(error),
             };
             match (failure, lost.take()) {
@@ -236,13 +239,18 @@ impl Relay {
             self.shared.rate_limits.load().check_key(&permit)?;
             progress.counted = true;
         }
-        if !handler.is_available() {
+        // What is kept first needs no worker yet.
+        if handler.delivery.is_none() && !handler.is_available() {
             return Err(Undelivered::NoReplica { lost: None });
         }
         let (body, admission) = self.receive(&mut progress.body, config).await?;
         if !Arc::ptr_eq(&table, &self.shared.registry.table()) {
-            // Who may call, and whom, could have changed while the body was under way.
-            return Err(Undelivered::NoReplica { lost: None });
+            return Err(Undelivered::Outdated);
+        }
+        if let Some(policy) = &handler.delivery {
+            let route = RouteName { path: Arc::clone(&endpoint.path), method: method.clone() };
+            let delivery = asked.delivery(inbound, route, policy, &permit, body);
+            return Ok(self.shared.deliveries.accept(policy, delivery, admission, inbound.arrived).await?);
         }
         let call = Call {
             method,
@@ -258,6 +266,7 @@ impl Relay {
             permit: &permit,
             captures: &captures,
             deadline: inbound.deadline(handler, config),
+            delivery: None,
         };
         let handed_over = Instant::now();
         let answered = self.dispatcher.dispatch(handler, &call, &asked.traceparent, &admission, config).await;
@@ -361,6 +370,38 @@ impl Inbound {
     /// One deadline for everything, from the request's arrival.
     fn deadline(&self, handler: &Handler, config: &Config) -> Instant {
         self.arrived + config.limits.request_timeout.min(handler.timeout.unwrap_or(Duration::MAX))
+    }
+}
+
+impl Asked<'_> {
+    /// What is kept of the request: nothing that no worker may see.
+    fn delivery(
+        &self,
+        inbound: &Inbound,
+        route: RouteName,
+        policy: &Policy,
+        permit: &Permit,
+        body: Bytes,
+    ) -> Delivery {
+        let dedup = policy.dedup_key(&route, &inbound.head.headers, None);
+        let keep = |name: &HeaderName| envelope::reaches_worker(name, permit, inbound.peer_is_trusted);
+        Delivery {
+            route,
+            received_at: now_ms(),
+            request_id: inbound.request_id.clone(),
+            traceparent: self.traceparent.to_str().unwrap_or_default().to_owned(),
+            host: self.host.to_owned(),
+            raw_path: self.raw_path.to_owned(),
+            query: self.query.clone().into_owned(),
+            headers: HeaderBlock::of(&inbound.head.headers, keep),
+            body,
+            remote_addr: self.remote_addr,
+            user_id: permit.user_id().map(str::to_owned),
+            access_key: permit.access_key_type(),
+            verification: None,
+            dedup,
+            replay_of: None,
+        }
     }
 }
 

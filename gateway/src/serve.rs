@@ -32,6 +32,7 @@ use crate::admit::InFlight;
 use crate::auth::{Authenticator, TokenTable};
 use crate::config::{Config, Plugin, Sources};
 use crate::data_dir::DataDir;
+use crate::delivery::Deliveries;
 use crate::dispatch::Dispatcher;
 use crate::drain::{Drain, IDLE_GRACE};
 use crate::handover::Duty;
@@ -40,7 +41,7 @@ use crate::plugin;
 use crate::rate::RateLimits;
 use crate::registry::{Ejections, Registry, Rotation};
 use crate::relay::{Relay, Shared};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::telemetry::{Metrics, Reading};
 use crate::tls;
 use crate::upstream::Pool;
@@ -103,6 +104,7 @@ impl<'a> Gateway<'a> {
             info!(file = %file.display(), "workers register with the token in this file");
         }
         let config = Arc::new(ArcSwap::from_pointee(config));
+        let (deliveries, engine) = Deliveries::open(&data_dir, Arc::clone(&config))?;
         let (registry, ejections) = Registry::restore(Arc::clone(&config), store.clone(), recovered);
         if let Some(Yours { plugins, knows_all_routes }) = inherited {
             runtime.block_on(plugin::restore(&registry, &config.load().plugins, plugins));
@@ -117,6 +119,7 @@ impl<'a> Gateway<'a> {
             rate_limits: ArcSwap::from_pointee(RateLimits::new(&config.load().public.rate_limit)),
             tls: ArcSwapOption::new(tls),
             in_flight: Arc::default(),
+            deliveries: deliveries.clone(),
             metrics: Arc::new(Metrics::new()),
         });
         let state = AdminState {
@@ -130,7 +133,9 @@ impl<'a> Gateway<'a> {
             succession: Succession::default(),
         };
         let drain = Drain::default();
-        let (relays, threads) = start_relays(&shared, &drain)?;
+        let (relays, mut threads) = start_relays(&shared, &drain)?;
+        let in_flight = Arc::clone(&shared.in_flight);
+        threads.push(deliveries.start_engine(engine, dispatcher(&shared), in_flight, drain.clone())?);
         watch_readings(&shared, &relays);
         let (plugins, configured) = watch::channel(shared.config.load().plugins.clone());
         let public = sockets.public.listener()?;
@@ -143,7 +148,8 @@ impl<'a> Gateway<'a> {
             drain: drain.clone(),
             shared: Arc::clone(&shared),
         };
-        let duties: Vec<Arc<dyn Duty>> = vec![Arc::new(registry), Arc::new(store.clone())];
+        let duties: Vec<Arc<dyn Duty>> =
+            vec![Arc::new(registry), Arc::new(deliveries), Arc::new(store.clone())];
         let running = Running { sources, program, data_dir, sockets, shared, state, plugins, duties };
         Ok(Self { runtime, store, public, relays, threads, control, drain, running })
     }
@@ -158,19 +164,27 @@ impl<'a> Gateway<'a> {
             let max_connections = running.shared.config.load().limits.max_connections;
             let accepting = tokio::spawn(listener::accept(public, relays, max_connections, drain.clone()));
             running.begin(predecessor)?;
-            let end = running.obey(&mut signals).await;
+            let deliveries = running.shared.deliveries.clone();
+            let end = tokio::select! {
+                end = running.obey(&mut signals) => end,
+                error = deliveries.failure() => End::Failed(error),
+            };
             running.state.readiness.set(Phase::Draining);
             info!("draining");
-            let grace = match end {
+            let (grace, failure) = match end {
                 End::Stop => {
                     notify::stopping();
                     drain.begin();
-                    Duration::ZERO
+                    (Duration::ZERO, None)
+                }
+                End::Failed(error) => {
+                    drain.begin();
+                    (Duration::ZERO, Some(error))
                 }
                 End::HandedOver => {
                     drain.begin_for_successor();
                     // Workers may be asking over their connections too.
-                    IDLE_GRACE
+                    (IDLE_GRACE, None)
                 }
             };
             // Its sockets, too, are closed: what is not accepted any more must not look as if it were.
@@ -180,22 +194,30 @@ impl<'a> Gateway<'a> {
                 drained = async {
                     accepting.await?;
                     let (drained, ()) = tokio::join!(drained, tokio::time::sleep(grace));
-                    drained?
+                    drained?.map(|()| (deliveries, failure))
                 } => drained,
                 () = signals.end() => Err(anyhow!("ended by a second signal before it was drained")),
             }
         });
-        if drained.is_err() {
-            // Otherwise its end would wait for the thread that waits for the relays to be drained.
-            runtime.shutdown_background();
-            return drained;
-        }
+        let (deliveries, failure) = match drained {
+            Ok(drained) => drained,
+            Err(error) => {
+                // Otherwise its end would wait for the thread that waits for the relays to be drained.
+                runtime.shutdown_background();
+                return Err(error);
+            }
+        };
         // Workers renew and deregister until here; then nobody is left who could.
         control_ends.cancel();
         join(vec![control])?;
+        deliveries.shut_down();
         runtime.block_on(store.shutdown());
         info!("drained");
-        Ok(())
+        match failure {
+            Some(error) => Err(error)
+                .context("webhooks cannot be kept any more; start the gateway again when the disk is well"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -246,14 +268,19 @@ fn start_relays(
 }
 
 async fn relay_thread(shared: Arc<Shared>, connections: mpsc::Receiver<Accepted>, drain: Drain) {
-    let dispatcher = Dispatcher {
+    let dispatcher = dispatcher(&shared);
+    let drain_timeout = shared.config.load().public.drain_timeout;
+    listener::serve(connections, Arc::new(Relay { shared, dispatcher, drain }), drain_timeout).await;
+}
+
+/// Connections to workers stay on the thread that opened them, so each thread has its own.
+fn dispatcher(shared: &Shared) -> Dispatcher {
+    Dispatcher {
         registry: shared.registry.clone(),
         pool: Arc::new(Pool::default()),
         metrics: Arc::clone(&shared.metrics),
         calls: TaskTracker::new(),
-    };
-    let drain_timeout = shared.config.load().public.drain_timeout;
-    listener::serve(connections, Arc::new(Relay { shared, dispatcher, drain }), drain_timeout).await;
+    }
 }
 
 fn watch_readings(shared: &Shared, relays: &[RelayThread]) {
@@ -330,6 +357,8 @@ struct Running<'a> {
 enum End {
     Stop,
     HandedOver,
+    /// The log of deliveries can promise nothing more.
+    Failed(StoreError),
 }
 
 impl Running<'_> {

@@ -5,6 +5,7 @@
 
 mod database;
 mod rows;
+pub(crate) mod sqlite;
 mod writer;
 
 use std::fmt;
@@ -127,15 +128,18 @@ pub enum StoreError {
     Newer { file: PathBuf, found: i64, known: i64 },
     #[error(
         "{} is damaged ({reason}); restore a backup, or move it away together with its -wal file: \
-         the gateway then starts without registrations, known routes and access tokens",
+         the gateway then starts without {holds}",
         file.display()
     )]
-    Damaged { file: PathBuf, reason: String },
+    Damaged { file: PathBuf, reason: String, holds: &'static str },
     #[error("{} cannot be written: the disk is full", .0.display())]
     Full(PathBuf),
     /// Writing on would succeed, and be lost with the process.
     #[error("{} was removed or replaced while the gateway was using it; put it back, or restart the gateway", .0.display())]
     Gone(PathBuf),
+    /// What was written may or may not be on it.
+    #[error("{}: the disk failed: {reason}", file.display())]
+    Disk { file: PathBuf, reason: String },
     #[error("{}: {reason}", file.display())]
     Failed { file: PathBuf, reason: String },
     #[error("the store has been shut down")]
@@ -168,7 +172,7 @@ impl Store {
     /// each other, so a call that must come after another awaits it. One that was polled and then dropped may still
     /// take effect.
     ///
-    /// After an error nothing of the call is seen by this process; only a crash right after [`StoreError::Failed`]
+    /// After an error nothing of the call is seen by this process; only a crash right after [`StoreError::Disk`]
     /// can leave it on disk nevertheless, when the write had arrived and the sync had not. Later calls may succeed.
     pub async fn commit(&self, changes: Vec<Change>) -> Result<(), StoreError> {
         let (answer, answered) = oneshot::channel();

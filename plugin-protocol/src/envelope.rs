@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Base64Body;
+use crate::{Base64Body, Delivery};
 
 /// Header names in canonical case (`X-Hub-Signature-256`), each with its values in the order in which they
 /// came. A value is Latin-1: each character stands for the byte of the same number.
@@ -43,6 +43,9 @@ pub struct Context {
     /// Milliseconds that the gateway will still wait for the reply.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
+    /// Present for a call that comes from the gateway's log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivery: Option<Delivery>,
 }
 
 /// The kind of an API key.

@@ -7,6 +7,7 @@
 #![warn(missing_docs)]
 
 mod body;
+mod delivery;
 mod envelope;
 mod error_code;
 mod registration;
@@ -14,6 +15,7 @@ mod reply;
 mod verify;
 
 pub use body::{Base64Body, BodyError};
+pub use delivery::{Ack, Delivery, DeliveryMode, DeliverySpec, Verification};
 pub use envelope::{AccessKeyType, Context, Envelope, Headers, Kind, Param};
 pub use error_code::ErrorCode;
 pub use registration::{HandlerSpec, Lease, Registered, Registration, default_methods};

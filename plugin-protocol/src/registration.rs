@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use crate::VerifySpec;
+use crate::{DeliverySpec, VerifySpec};
 
 /// What a worker tells the gateway about itself: the body of `POST /v1/workers`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,9 +59,9 @@ pub struct HandlerSpec {
     /// registration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verify: Option<VerifySpec>,
-    /// How the gateway is to deliver a webhook. A gateway that cannot refuses the registration.
+    /// How the gateway is to deliver a webhook; absent for [`DeliveryMode::Sync`](crate::DeliveryMode::Sync).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub delivery: Option<serde_json::Value>,
+    pub delivery: Option<DeliverySpec>,
 }
 
 /// The methods of a handler that names none: GET, POST and PUT.

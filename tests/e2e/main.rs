@@ -5,6 +5,7 @@ mod authentication;
 mod compose;
 mod configuration;
 mod conform;
+mod deliveries;
 mod demo;
 mod dev;
 mod drain;

@@ -141,7 +141,11 @@ async fn what_cannot_be_served_is_refused_and_says_why() {
                 .set("handlers", json!([{"name": "foo", "verify": {"scheme": "stripe", "secret": "live"}}])),
             "verify",
         ),
-        (good.clone().set("handlers", json!([{"name": "foo", "delivery": {"mode": "durable"}}])), "delivery"),
+        (
+            good.clone()
+                .set("handlers", json!([{"name": "foo", "delivery": {"mode": "durable", "attempts": 0}}])),
+            "delivery.attempts",
+        ),
         (
             good.clone().set("handlers", json!([{"name": "foo"}, {"name": "/foo", "methods": ["POST"]}])),
             "foo",

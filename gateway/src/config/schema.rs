@@ -152,6 +152,13 @@ pub(super) static KEYS: &[Key] = &[
     plain("workers.allowed_urls", Plain::Networks(|d| &mut d.config.workers.allowed_urls)),
     Key { path: "secrets", kind: Kind::NamedSecrets(|d| &mut d.config.secrets) },
     plain("webhooks.public_url", Plain::PublicUrl(|d| &mut d.config.webhooks.public_url)),
+    plain(
+        "webhooks.retention",
+        Plain::Duration(Duration::ZERO..=Duration::from_hours(3650 * 24), |d| {
+            &mut d.config.webhooks.retention
+        }),
+    ),
+    plain("webhooks.max_stored", Plain::Size(1 << 20..=16 << 40, |d| &mut d.config.webhooks.max_stored)),
     plain("log.access", Plain::Boolean(|d| &mut d.config.log.access)),
     plain("log.access_fields", Plain::AccessFields(|d| &mut d.config.log.access_fields)),
     Key { path: "plugin", kind: Kind::Plugins(|d| &mut d.config.plugins) },

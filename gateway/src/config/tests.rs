@@ -415,6 +415,8 @@ fn the_contract_s_example_is_read() {
         stripe-live = ["whsec_new", "whsec_old"]
         [webhooks]
         public_url = "https://hooks.example.com"
+        retention = "2d"
+        max_stored = "1GiB"
         [log]
         access = true
         access_fields = ["status", "path"]
@@ -490,7 +492,11 @@ fn the_contract_s_example_is_read() {
             allowed_urls: vec![],
         },
         secrets: named,
-        webhooks: Webhooks { public_url: Some(PublicUrl::parse("https://hooks.example.com").unwrap()) },
+        webhooks: Webhooks {
+            public_url: Some(PublicUrl::parse("https://hooks.example.com").unwrap()),
+            retention: Duration::from_hours(48),
+            max_stored: 1 << 30,
+        },
         log: Log {
             access: true,
             access_fields: [AccessField::Path, AccessField::Status].into_iter().collect(),

@@ -6,6 +6,7 @@ use http::Method;
 use smallvec::SmallVec;
 
 use crate::auth::Policy;
+use crate::delivery;
 use crate::dialect::Dialect;
 use crate::route::{Braces, Pattern, Shape};
 use crate::upstream::WorkerUrl;
@@ -28,6 +29,8 @@ pub(super) struct ClaimedHandler {
     pub(super) policy: Policy,
     pub(super) timeout: Option<Duration>,
     pub(super) idempotent: bool,
+    /// [`None`] when nothing is kept.
+    pub(super) delivery: Option<std::sync::Arc<delivery::Policy>>,
 }
 
 /// A registration that cannot be accepted as it is: which field, and why.
@@ -101,12 +104,14 @@ impl ClaimedHandler {
             }
         }
         // Accepting these and not doing it would let forged webhooks in, or lose acknowledged ones.
-        for (name, asked) in [("verify", spec.verify.is_some()), ("delivery", spec.delivery.is_some())] {
-            if asked {
-                let message = "is more than this gateway can do; leave it out, and do it in the handler";
-                return Err(InvalidField::new(field(name), message));
-            }
+        if spec.verify.is_some() {
+            let message = "is more than this gateway can do; leave it out, and do it in the handler";
+            return Err(InvalidField::new(field("verify"), message));
         }
+        let delivery =
+            spec.delivery.as_ref().map(delivery::Policy::check).transpose().map_err(|invalid| {
+                InvalidField::new(field(&format!("delivery.{}", invalid.field)), invalid.message)
+            })?;
         if spec.timeout_ms == Some(0) {
             return Err(InvalidField::new(field("timeout_ms"), "must be at least 1"));
         }
@@ -117,6 +122,7 @@ impl ClaimedHandler {
             policy: Policy { key_required: spec.key_required, user_required: spec.user_required },
             timeout: spec.timeout_ms.map(Duration::from_millis),
             idempotent: spec.idempotent,
+            delivery: delivery.flatten().map(std::sync::Arc::new),
         })
     }
 }

@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 use super::group::Group;
 use super::replica::{Replica, Rotation};
 use crate::auth::Policy;
+use crate::delivery;
 use crate::route::RouteTable;
 
 /// What the gateway knows of routes and replicas at one moment. Never changed: the registry swaps in another.
@@ -32,6 +33,8 @@ pub struct Handler {
     pub policy: Policy,
     /// The shortest that a replica asks for.
     pub timeout: Option<Duration>,
+    /// How its requests are kept, by whoever registered last; [`None`] when they are not.
+    pub delivery: Option<Arc<delivery::Policy>>,
     pub group: Arc<Group>,
     pub offers: SmallVec<[Offer; 1]>,
     /// When the last replica that offered it went, for a route that is only remembered.

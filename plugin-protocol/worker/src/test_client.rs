@@ -184,6 +184,7 @@ impl TestRequest {
                 user_id: self.user_id.take(),
                 access_key_type: self.access_key_type,
                 timeout_ms: Some(spec.timeout_ms.unwrap_or(60_000)),
+                delivery: None,
             },
             param: Param {
                 method: self.method.to_string(),

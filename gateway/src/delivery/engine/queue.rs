@@ -1,0 +1,57 @@
+use std::collections::{HashSet, VecDeque};
+use std::time::Instant;
+
+use http::Method;
+
+use super::super::inbox::Arrival;
+use super::super::record::Id;
+use super::super::waiting::Waiting;
+
+/// What is known here of a route's pending deliveries.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    /// Just kept, with everything that a call needs.
+    pub(super) arrived: VecDeque<Arrival>,
+    /// Due, to be read from the log.
+    pub(super) window: VecDeque<Id>,
+    /// Whether the log may have more that is due than the window.
+    pub(super) more: bool,
+    /// Under way, or ended and not recorded yet.
+    pub(super) taken: HashSet<Id>,
+    /// How many of them workers have.
+    pub(super) calls: u32,
+    /// When what is not due yet will be, as far as somebody is to be reminded of it.
+    pub(super) next_due: Option<i64>,
+    /// A request of which to ask whether its workers are there.
+    pub(super) probe: Option<(Box<str>, Method)>,
+    /// The workers were there, and asked to be left alone for a while.
+    pub(super) not_before: Option<Instant>,
+    /// The route is among the turns, the blocked or the held.
+    pub(super) waits_elsewhere: bool,
+}
+
+impl Queue {
+    /// Whether it is at hand or under way.
+    pub(super) fn knows(&self, id: Id) -> bool {
+        self.taken.contains(&id)
+            || self.window.contains(&id)
+            || self.arrived.iter().any(|arrival| arrival.id == id)
+    }
+
+    /// Whether what arrives now would be the next.
+    pub(super) fn is_idle(&self) -> bool {
+        self.arrived.is_empty() && self.window.is_empty() && !self.more
+    }
+
+    /// Whether nothing is left to remember.
+    pub(super) fn is_done(&self) -> bool {
+        self.is_idle() && self.taken.is_empty() && self.calls == 0 && self.next_due.is_none()
+    }
+
+    /// Gives up the content of what nobody waits for: the log has it, and its turn may be long in coming.
+    pub(super) fn drop_unwanted(&mut self, waiting: &Waiting) {
+        let before = self.arrived.len();
+        self.arrived.retain(|arrival| waiting.has_caller(arrival.id));
+        self.more |= self.arrived.len() < before;
+    }
+}
