@@ -42,6 +42,11 @@ async fn collect(mut body: Incoming, limit: u64, admission: &mut Admission) -> R
         if Some(data.len() as u64) == declared {
             return Ok(data);
         }
+        if whole.capacity() - whole.len() < data.len() {
+            let missing = declared.unwrap_or(0).saturating_sub(whole.len() as u64);
+            let some = (whole.len() as u64 * 4).max(data.len() as u64);
+            whole.reserve(usize::try_from(missing.min(some)).unwrap_or(0).max(data.len()));
+        }
         whole.extend_from_slice(&data);
     }
     Ok(whole.freeze())

@@ -1,6 +1,7 @@
 //! One call to one replica that takes it, within the deadline, and never a second run of what may have run. Contract
 //! section 5.
 
+mod retry_budget;
 mod run_on;
 
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use smallvec::SmallVec;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
+pub use self::retry_budget::RetryBudget;
 use self::run_on::RunOn;
 use crate::admit::Admission;
 use crate::config::Config;
@@ -20,7 +22,7 @@ use crate::error::Error;
 use crate::registry::{Handler, Offer, Registry, Replica, Rotation, Slot};
 use crate::respond::{self, Verdict};
 use crate::telemetry::{Metrics, RetryReason};
-use crate::upstream::{Answer, Connection, Exchange, Pool};
+use crate::upstream::{Answer, Connection, Exchange, LARGE, Outgoing, Pool};
 
 /// How often a call is sent at most, whatever the reasons: a bound on work, not a promise.
 const MAX_TRIES: usize = 16;
@@ -56,12 +58,6 @@ impl From<Error> for Undelivered {
     }
 }
 
-/// A call on its way out: the request's head and the envelope, behind some bytes that were not needed.
-struct Outgoing {
-    bytes: Vec<u8>,
-    start: usize,
-}
-
 /// How one attempt ended.
 enum Attempt {
     Exchanged(Exchange),
@@ -86,6 +82,8 @@ impl Dispatcher {
         let mut repeats = 0;
         let mut lost = None;
         let mut sent = 0;
+        // Whether the next one repeats what a worker has already had to do with.
+        let mut repeats_work = false;
         // Replicas that cannot be reached do not count: each is out of the choice at once, so they come to an end by themselves.
         while sent < MAX_TRIES {
             if Instant::now() >= call.deadline {
@@ -101,6 +99,11 @@ impl Dispatcher {
                     false => Undelivered::NoReplica { lost },
                 });
             };
+            if repeats_work && !handler.group.retries.withdraw() {
+                let reason = "too many calls to the workers of this route had to be sent again";
+                return Err(lost.unwrap_or_else(|| not_run(reason)).into());
+            }
+            repeats_work = false;
             let replica = &offer.replica;
             let connection = match self.pool.checkout(replica, &config.workers.allowed_urls).await {
                 Ok(connection) => connection,
@@ -119,8 +122,11 @@ impl Dispatcher {
             if replica.rotation() != Rotation::In {
                 continue;
             }
+            if sent == 0 {
+                handler.group.retries.deposit();
+            }
             sent += 1;
-            let outgoing = Outgoing::write(self.pool.buffers.call(), call, offer, traceparent);
+            let outgoing = write(self.pool.buffers.call(), call, offer, traceparent);
             match self.attempt(connection, outgoing, slot, call, admission, config).await {
                 Attempt::Exchanged(Exchange::Answered(answer)) => {
                     match respond::judge(&answer, replica.dialect, config.limits.max_body) {
@@ -132,6 +138,7 @@ impl Dispatcher {
                         }
                         Verdict::NotRun(reason) => {
                             self.metrics.count_retry(RetryReason::NotRun);
+                            repeats_work = true;
                             self.decline(replica, &answer, reason, &mut declined);
                         }
                     }
@@ -144,6 +151,7 @@ impl Dispatcher {
                         return Err(error.into());
                     }
                     repeats += 1;
+                    repeats_work = true;
                     lost = Some(error);
                     self.metrics.count_retry(RetryReason::Idempotent);
                 }
@@ -170,7 +178,7 @@ impl Dispatcher {
     async fn attempt(
         &self,
         mut connection: Connection,
-        outgoing: Outgoing,
+        mut outgoing: Outgoing,
         slot: Slot,
         call: &Call<'_>,
         admission: &Arc<Admission>,
@@ -186,10 +194,10 @@ impl Dispatcher {
             replica.count_call();
             let started = Instant::now();
             let mut input = this.pool.buffers.reply();
-            let exchange = connection.exchange(&outgoing.bytes[outgoing.start..], &mut input, max_reply);
+            let exchange = connection.exchange(&mut outgoing, &mut input, max_reply, respond::opens_body);
             let outcome = tokio::time::timeout_at(deadline.into(), exchange).await;
             this.metrics.observe_call(&replica.group.name, started.elapsed());
-            this.pool.buffers.put_call(outgoing.bytes);
+            this.pool.buffers.put_call(outgoing.into_buffer());
             match &outcome {
                 Ok(Exchange::Answered(answer)) => {
                     if answer.status.is_success() {
@@ -235,16 +243,22 @@ impl Dispatcher {
     }
 }
 
-impl Outgoing {
-    fn write(mut bytes: Vec<u8>, call: &Call<'_>, offer: &Offer, traceparent: &HeaderValue) -> Self {
-        let head = offer.replica.call_head();
-        let room = head.room(traceparent);
-        bytes.resize(room, 0);
-        envelope::encode(call, offer, &mut bytes);
-        let length = (bytes.len() - room) as u64;
-        let start = head.write(traceparent, length, &mut bytes[..room]);
-        Self { bytes, start }
+/// Writes the call for the replica that was chosen.
+fn write(mut buffer: Vec<u8>, call: &Call<'_>, offer: &Offer, traceparent: &HeaderValue) -> Outgoing {
+    let head = offer.replica.call_head();
+    let room = head.room(traceparent);
+    buffer.resize(room, 0);
+    let (mut length, mut rest, mut tail): (_, _, &[u8]) = (0, Bytes::new(), &[]);
+    if call.body.len() < LARGE {
+        envelope::encode(call, offer, &mut buffer);
+    } else {
+        envelope::encode_head(call, offer, call.body.len() as u64, &mut buffer);
+        (rest, tail) = (call.body.clone(), envelope::TAIL);
+        length = envelope::base64_len(rest.len()) + tail.len();
     }
+    length += buffer.len() - room;
+    let start = head.write(traceparent, length as u64, &mut buffer[..room]);
+    Outgoing::new(buffer, start, rest, tail)
 }
 
 /// The less loaded of two replicas chosen at random, among those in rotation with room, and a slot on it.

@@ -44,7 +44,37 @@ pub fn judge(answer: &Answer, dialect: Dialect, max_body: u64) -> Verdict {
             return Verdict::Done(Err(nonsense(format!("HTTP status {}", status.as_u16()))));
         }
     }
-    Verdict::Done(read(&answer.body, dialect, max_body))
+    let response = read(&answer.body, dialect, max_body);
+    Verdict::Done(response.and_then(|response| with_large_body(response, answer, dialect, max_body)))
+}
+
+/// Whether this much of a reply ends with the quote that opens the text of its result's body.
+#[must_use]
+pub fn opens_body(json: &[u8]) -> bool {
+    let closed = [json, b"\"}}"].concat();
+    serde_json::from_slice::<ReplyFields<'_>>(&closed)
+        .is_ok_and(|reply| reply.result.is_some_and(|result| result.body.is_some()))
+}
+
+/// Puts a body that was decoded while its reply came into the response that was read without it.
+fn with_large_body(
+    response: Response<Bytes>,
+    answer: &Answer,
+    dialect: Dialect,
+    max_body: u64,
+) -> Result<Response<Bytes>, Error> {
+    let Some(body) = &answer.large_body else { return Ok(response) };
+    if dialect == Dialect::GearwayV1 {
+        // Beside a text or a value, a body is a field that nobody knows.
+        let reply: ReplyFields<'_> =
+            serde_json::from_slice(&answer.body).map_err(|error| nonsense(error.to_string()))?;
+        if reply.result.is_none_or(|result| result.r#type.as_deref() != Some("response")) {
+            return Ok(response);
+        }
+    }
+    let body = body.clone().map_err(|error| nonsense(format!("result.body: {error}")))?;
+    check_length(&body, max_body)?;
+    Ok(if has_content(response.status()) { response.map(|_| body) } else { response })
 }
 
 fn says_not_run(answer: &Answer) -> bool {
@@ -60,13 +90,16 @@ pub fn read(body: &Bytes, dialect: Dialect, max_body: u64) -> Result<Response<By
         Some(response) => response,
         None => read_any(body, dialect)?,
     };
-    if response.body().len() as u64 > max_body {
-        return Err(nonsense(format!(
-            "a body of {} bytes; limits.max_body is {max_body}",
-            response.body().len()
-        )));
-    }
+    check_length(response.body(), max_body)?;
     Ok(response)
+}
+
+fn check_length(body: &Bytes, max_body: u64) -> Result<(), Error> {
+    if body.len() as u64 > max_body {
+        let length = body.len();
+        return Err(nonsense(format!("a body of {length} bytes; limits.max_body is {max_body}")));
+    }
+    Ok(())
 }
 
 /// Reads a reply however it is written, and says what is wrong with it.

@@ -4,9 +4,11 @@
 //! goes out in one write from the buffer that its envelope was written into, and a reply is held to one reading.
 
 mod address;
+mod base64_text;
 mod buffers;
 mod call_head;
 mod connection;
+mod outgoing;
 mod pool;
 mod reply;
 mod reply_head;
@@ -15,8 +17,9 @@ pub use self::address::{AddressError, WorkerUrl, resolve};
 pub use self::buffers::Buffers;
 pub use self::call_head::CallHead;
 pub use self::connection::{Connection, Exchange};
+pub use self::outgoing::Outgoing;
 pub use self::pool::Pool;
-pub use self::reply::{Answer, ReplyError, ReplyReader};
+pub use self::reply::{Answer, OpensBody, ReplyError, ReplyReader};
 
 use std::time::Duration;
 
@@ -26,6 +29,9 @@ use tokio::net::TcpStream;
 
 /// A worker on the same machine or network answers a SYN in well under a second, or is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Bodies from this size on are encoded and decoded piece by piece. Below it, memory for the whole costs less than the pieces.
+pub const LARGE: usize = 256 << 10;
 
 /// Why there is no connection: nothing of a call was written.
 #[derive(Debug, thiserror::Error)]

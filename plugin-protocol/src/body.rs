@@ -32,6 +32,14 @@ impl Base64Body {
         }
     }
 
+    /// Appends the bytes that `text` stands for to `out`.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode); `out` may have grown all the same.
+    pub fn decode_to(text: &[u8], out: &mut Vec<u8>) -> Result<(), BodyError> {
+        base64_turbo::STANDARD.decode_vec(text, out).map_err(|_| BodyError)
+    }
+
     /// The bytes that `text` stands for.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! Connections to workers, one call at a time on each.
 
-use gearway_tests::{Gateway, Registration, Response, ScriptedWorker, wait};
+use gearway_tests::{Answer, Gateway, Registration, Request, Response, ScriptedWorker, wait};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -24,6 +24,27 @@ async fn read_call(reader: &mut BufReader<&mut TcpStream>) -> bool {
             length = value.trim().parse().expect("a length");
         }
     }
+}
+
+/// A worker that dies of every call is not called three times as often for it.
+#[tokio::test]
+async fn calls_are_sent_again_within_a_budget() {
+    let gateway = Gateway::start("").await;
+    let worker = ScriptedWorker::start("worker");
+    let registration = Registration::new("worker").handler_with(json!({"name": "foo", "idempotent": true}));
+    worker.register(&gateway, &registration).await;
+    worker.always(Answer::close());
+    let started = std::time::Instant::now();
+    let mut connection = gateway.connect().await;
+    for _ in 0..200 {
+        let response = connection.request(&Request::get("/foo")).await.expect("an answer");
+        assert_eq!(response.status, 502, "{response:?}");
+    }
+    let again = worker.calls().len() - 200;
+    let allowed = 100 + 200 / 5 + 10 * (1 + usize::try_from(started.elapsed().as_secs()).expect("soon"));
+    assert!((100..=allowed).contains(&again), "{again} calls were sent again");
+    worker.always(Answer::text("recovered"));
+    assert_eq!(gateway.get("/foo").await.expect_status(200).text(), "recovered");
 }
 
 /// A worker that answers each call, and then says one thing more that nobody asked for.

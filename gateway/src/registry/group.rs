@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::replica::{Replica, Rotation};
+use crate::dispatch::RetryBudget;
 
 /// How long after the loss of its last worker requests still wait for a name's next one. Contract section 6.
 const PARKING_SPELL: Duration = Duration::from_secs(30);
@@ -14,6 +15,8 @@ const PARKING_SPELL: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Group {
     pub name: Arc<str>,
+    /// How often calls may be sent again.
+    pub retries: RetryBudget,
     state: Mutex<State>,
     changed: Notify,
     parked: AtomicUsize,
@@ -41,6 +44,7 @@ impl Group {
     pub(super) fn new(name: &str) -> Self {
         Self {
             name: name.into(),
+            retries: RetryBudget::default(),
             state: Mutex::new(State { members: Vec::new(), absent_since: Some(Instant::now()) }),
             changed: Notify::new(),
             parked: AtomicUsize::new(0),

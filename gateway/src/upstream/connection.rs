@@ -9,7 +9,8 @@ use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
 
 use super::buffers::MAX_KEPT_BYTES;
-use super::reply::{Answer, ReplyError, ReplyReader};
+use super::outgoing::Outgoing;
+use super::reply::{Answer, OpensBody, ReplyError, ReplyReader};
 
 /// The first room for a reply: enough for most.
 const FIRST_ROOM: usize = 8 << 10;
@@ -39,8 +40,7 @@ pub enum Exchange {
 /// One call and its reply on a connection.
 struct Exchanging<'a> {
     stream: &'a mut TcpStream,
-    call: &'a [u8],
-    written: usize,
+    call: &'a mut Outgoing,
     /// Why writing ended early. The worker may have answered before that.
     write_error: Option<io::Error>,
     reader: ReplyReader,
@@ -69,20 +69,25 @@ impl Connection {
 
     /// Sends one call, head and body, and reads its whole reply into `input`, of `max_reply` bytes at most. `input` keeps no
     /// more memory than may be kept for later.
-    pub async fn exchange(&mut self, call: &[u8], input: &mut BytesMut, max_reply: u64) -> Exchange {
+    pub async fn exchange(
+        &mut self,
+        call: &mut Outgoing,
+        input: &mut BytesMut,
+        max_reply: u64,
+        opens_body: OpensBody,
+    ) -> Exchange {
         self.is_reusable = false;
         input.reserve(FIRST_ROOM);
         let mut exchanging = Exchanging {
             stream: &mut self.stream,
             call,
-            written: 0,
             write_error: None,
-            reader: ReplyReader::new(max_reply),
+            reader: ReplyReader::new(max_reply, opens_body),
             capacity: 0,
             input,
         };
         let result = std::future::poll_fn(|cx| exchanging.poll(cx)).await;
-        let whole = exchanging.written == call.len();
+        let whole = exchanging.call.is_written();
         self.is_reusable = result.is_ok() && whole && exchanging.reader.keeps_alive();
         if exchanging.capacity > MAX_KEPT_BYTES {
             // Even empty it would hold on to the memory that its reply is in.
@@ -95,12 +100,12 @@ impl Connection {
 impl Exchanging<'_> {
     /// Writes and reads at once: a worker may answer before it has read the whole call, and stop reading.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, Exchange>> {
-        if self.poll_write(cx).is_ready() && self.written == 0 {
+        if self.poll_write(cx).is_ready() && !self.call.is_begun() {
             return Poll::Ready(Err(Exchange::NotWritten));
         }
         loop {
             let read = ready!(poll_read_buf(Pin::new(&mut *self.stream), cx, self.input));
-            if self.written == 0 {
+            if !self.call.is_begun() {
                 return Poll::Ready(Err(Exchange::NotWritten));
             }
             let read = match read {
@@ -127,10 +132,14 @@ impl Exchanging<'_> {
 
     /// Ready when there is nothing more to be written.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while self.written < self.call.len() && self.write_error.is_none() {
-            match ready!(Pin::new(&mut *self.stream).poll_write(cx, &self.call[self.written..])) {
+        while self.write_error.is_none() {
+            let unwritten = self.call.unwritten();
+            if unwritten.is_empty() {
+                break;
+            }
+            match ready!(Pin::new(&mut *self.stream).poll_write(cx, unwritten)) {
                 Ok(0) => self.write_error = Some(io::ErrorKind::WriteZero.into()),
-                Ok(written) => self.written += written,
+                Ok(written) => self.call.advance(written),
                 Err(error) => self.write_error = Some(error),
             }
         }

@@ -4,9 +4,12 @@
 //! reply, is nonsense. Nothing here reads a socket.
 
 use bytes::{Buf, Bytes, BytesMut};
+use gearway_protocol::BodyError;
 use http::StatusCode;
 use memchr::memmem;
 
+use super::LARGE;
+use super::base64_text::Base64Text;
 use super::reply_head::{Framing, ReplyHead};
 use crate::framing::{ChunkScan, ChunkStep};
 
@@ -18,13 +21,24 @@ const MAX_INTERIM: u8 = 16;
 /// The least room for reading on.
 const LEAST_ROOM: usize = 8 << 10;
 
+/// Room for reading a large body, piece by piece.
+const PIECE: usize = 64 << 10;
+/// A large body's text begins within so many bytes of its reply, or is not decoded as it comes.
+const LOOKED_THROUGH: usize = 16 << 10;
+
 /// A worker's reply as it came.
 #[derive(Debug, Clone)]
 pub struct Answer {
     pub status: StatusCode,
     head: Bytes,
+    /// JSON, mostly.
     pub body: Bytes,
+    /// What the result's own body decodes to, where it is large: then `body` has an empty text in its place.
+    pub large_body: Option<Result<Bytes, BodyError>>,
 }
+
+/// Tells of a reply's JSON up to and with a quote whether that quote opens the text of the result's own body.
+pub type OpensBody = fn(&[u8]) -> bool;
 
 /// Why bytes are no reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -41,6 +55,9 @@ pub enum ReplyError {
 #[derive(Debug)]
 pub struct ReplyReader {
     max_body: u64,
+    opens_body: OpensBody,
+    /// From which length on a reply may hold a large body.
+    large: usize,
     at: At,
     keeps_alive: bool,
 }
@@ -56,6 +73,18 @@ enum At {
     Length {
         head: ReplyHead,
         length: usize,
+        /// It holds no large body, as far as can be seen.
+        is_plain: bool,
+    },
+    /// The input is what comes next of the reply's JSON, of which `missing` bytes have not come. What does not belong to the
+    /// large text goes into `json`.
+    Large {
+        status: StatusCode,
+        head: Bytes,
+        json: Vec<u8>,
+        text: Base64Text,
+        is_text: bool,
+        missing: usize,
     },
     Chunked {
         status: StatusCode,
@@ -79,8 +108,9 @@ impl Answer {
 
 impl ReplyReader {
     #[must_use]
-    pub fn new(max_body: u64) -> Self {
-        Self { max_body, at: At::Head { searched: 0, interim: 0 }, keeps_alive: false }
+    pub fn new(max_body: u64, opens_body: OpensBody) -> Self {
+        let at = At::Head { searched: 0, interim: 0 };
+        Self { max_body, opens_body, large: LARGE, at, keeps_alive: false }
     }
 
     /// Whether the connection may carry another call after this reply.
@@ -119,7 +149,7 @@ impl ReplyReader {
                         }
                         Framing::Length(length) => {
                             let length = usize::try_from(length).map_err(|_| ReplyError::TooLarge)?;
-                            At::Length { head, length }
+                            At::Length { head, length, is_plain: length < self.large }
                         }
                         Framing::Chunked => At::Chunked {
                             status: head.status,
@@ -130,16 +160,59 @@ impl ReplyReader {
                         Framing::UntilEnd => At::UntilEnd { head },
                     };
                 }
-                At::Length { head, length } => {
+                At::Length { head, length, is_plain } => {
                     let whole = head.len + *length;
+                    if !*is_plain && input.len() < whole {
+                        let json = &input[head.len..];
+                        match find_body(json) {
+                            Some(start) if (self.opens_body)(&json[..start]) => {
+                                let large = At::Large {
+                                    status: head.status,
+                                    head: Bytes::copy_from_slice(&input[..head.len]),
+                                    json: json[..start].to_vec(),
+                                    text: Base64Text::with_capacity(*length),
+                                    is_text: true,
+                                    missing: *length - start,
+                                };
+                                input.advance(head.len + start);
+                                self.at = large;
+                                continue;
+                            }
+                            Some(_) => *is_plain = true,
+                            None => *is_plain = json.len() >= LOOKED_THROUGH,
+                        }
+                    }
                     if input.len() < whole {
-                        input.reserve(whole - input.len());
+                        input.reserve(if *is_plain { whole - input.len() } else { LEAST_ROOM });
                         return Ok(None);
                     }
                     if input.len() > whole {
                         return Err(ReplyError::Nonsense("bytes follow the reply"));
                     }
                     return Ok(Some(whole_answer(head, input)));
+                }
+                At::Large { status, head, json, text, is_text, missing } => {
+                    let Some(still_missing) = missing.checked_sub(input.len()) else {
+                        return Err(ReplyError::Nonsense("bytes follow the reply"));
+                    };
+                    *missing = still_missing;
+                    let end = if *is_text { text.push(input) } else { Some(0) };
+                    if let Some(end) = end {
+                        *is_text = false;
+                        json.extend_from_slice(&input[end..]);
+                    }
+                    input.clear();
+                    if *missing > 0 {
+                        input.reserve(PIECE);
+                        return Ok(None);
+                    }
+                    let text = std::mem::replace(text, Base64Text::with_capacity(0));
+                    return Ok(Some(Answer {
+                        status: *status,
+                        head: std::mem::take(head),
+                        body: std::mem::take(json).into(),
+                        large_body: Some(text.finish().map(Bytes::from).ok_or(BodyError)),
+                    }));
                 }
                 At::Chunked { status, head, scan, body } => {
                     let mut too_large = false;
@@ -167,7 +240,7 @@ impl ReplyReader {
                         ChunkStep::Done => {
                             input.clear();
                             let (head, body) = (std::mem::take(head), std::mem::take(body).freeze());
-                            return Ok(Some(Answer { status: *status, head, body }));
+                            return Ok(Some(Answer { status: *status, head, body, large_body: None }));
                         }
                     }
                 }
@@ -189,7 +262,9 @@ impl ReplyReader {
     pub fn end(&mut self, input: &mut BytesMut) -> Result<Answer, ReplyError> {
         match &self.at {
             At::UntilEnd { head } => Ok(whole_answer(head, input)),
-            At::Head { .. } | At::Length { .. } | At::Chunked { .. } => Err(ReplyError::Truncated),
+            At::Head { .. } | At::Length { .. } | At::Large { .. } | At::Chunked { .. } => {
+                Err(ReplyError::Truncated)
+            }
         }
     }
 }
@@ -197,7 +272,7 @@ impl ReplyReader {
 fn whole_answer(head: &ReplyHead, input: &mut BytesMut) -> Answer {
     let mut body = input.split().freeze();
     let status = head.status;
-    Answer { status, head: body.split_to(head.len), body }
+    Answer { status, head: body.split_to(head.len), body, large_body: None }
 }
 
 /// The length of the head, its empty line included, once it is whole.
@@ -214,6 +289,20 @@ fn head_len(input: &[u8], searched: &mut usize) -> Result<Option<usize>, ReplyEr
         return Err(ReplyError::Nonsense("its head is too large"));
     }
     Ok(found)
+}
+
+/// Where the text of the first member named `body` begins: right after its quote. Within a string of JSON no quote stands
+/// right after a comma, a brace or a space unless it ends that string, and then no colon follows.
+fn find_body(json: &[u8]) -> Option<usize> {
+    const NAME: &[u8] = b"\"body\"";
+    memmem::find_iter(json, NAME).find_map(|place| {
+        let begins = json[..place]
+            .last()
+            .is_some_and(|byte| matches!(byte, b'{' | b',') || byte.is_ascii_whitespace());
+        let value = json[place + NAME.len()..].trim_ascii_start().strip_prefix(b":")?.trim_ascii_start();
+        let text = value.strip_prefix(b"\"")?;
+        begins.then(|| json.len() - text.len())
+    })
 }
 
 #[cfg(test)]

@@ -1,3 +1,4 @@
+use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -12,7 +13,8 @@ async fn connected() -> (Connection, TcpStream) {
 }
 
 async fn exchange(connection: &mut Connection, call: &[u8]) -> Exchange {
-    connection.exchange(call, &mut BytesMut::new(), 1 << 20).await
+    let mut outgoing = Outgoing::new(call.to_vec(), 0, Bytes::new(), b"");
+    connection.exchange(&mut outgoing, &mut BytesMut::new(), 1 << 20, |_| false).await
 }
 
 /// Waits until what the worker did has arrived.
@@ -104,7 +106,9 @@ async fn a_large_reply_keeps_no_memory() {
             worker.read_exact(&mut [0; 4]).await.unwrap();
             worker.write_all(&reply.concat()).await.unwrap();
         };
-        let (exchange, ()) = tokio::join!(connection.exchange(b"call", &mut input, 1 << 20), serve);
+        let mut outgoing = Outgoing::new(b"call".to_vec(), 0, Bytes::new(), b"");
+        let (exchange, ()) =
+            tokio::join!(connection.exchange(&mut outgoing, &mut input, 1 << 20, |_| false), serve);
         let Exchange::Answered(answer) = exchange else { panic!("{exchange:?}") };
         assert_eq!(answer.body.len(), length);
         drop(answer);

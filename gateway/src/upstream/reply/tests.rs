@@ -11,7 +11,7 @@ type Read = Result<(u16, Vec<u8>, bool), ReplyError>;
 
 /// Reads a reply that comes in these pieces, and then the end of the connection.
 fn read(pieces: &[&[u8]]) -> Read {
-    let mut reader = ReplyReader::new(MAX_BODY);
+    let mut reader = ReplyReader::new(MAX_BODY, |_| false);
     let mut input = BytesMut::new();
     for piece in pieces {
         input.extend_from_slice(piece);
@@ -207,7 +207,7 @@ fn sizes_are_bounded() {
 fn a_header_of_a_reply_can_be_looked_up() {
     let mut input =
         BytesMut::from("HTTP/1.1 503 No\r\nGEARWAY-Not-Run: 1\r\nX: 2\r\nContent-Length: 0\r\n\r\n");
-    let answer = ReplyReader::new(0).advance(&mut input).unwrap().unwrap();
+    let answer = ReplyReader::new(0, |_| false).advance(&mut input).unwrap().unwrap();
     assert_eq!(answer.header("gearway-not-run"), Some(b"1".as_slice()));
     assert_eq!(answer.header("x"), Some(b"2".as_slice()));
     assert_eq!(answer.header("y"), None);
@@ -273,6 +273,61 @@ proptest! {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             let hypers = runtime.block_on(read_with_hyper(&reply, cut.index(reply.len() + 1)));
             prop_assert_eq!(hypers, Some((status, body)));
+        }
+    }
+}
+
+/// What a client gets for this JSON when a body counts as large from `large` bytes on, in pieces of `size`.
+fn respond(json: &str, large: usize, size: usize) -> Option<(u16, Vec<u8>)> {
+    let reply = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{json}", json.len());
+    let mut reader = ReplyReader::new(1 << 20, crate::respond::opens_body);
+    reader.large = large;
+    let mut input = BytesMut::new();
+    let answer = reply.as_bytes().chunks(size).find_map(|piece| {
+        input.extend_from_slice(piece);
+        reader.advance(&mut input).unwrap()
+    })?;
+    assert!(large > 0 || size > 1 || answer.large_body.is_some() || !json.contains("\"body\":\""), "{json}");
+    match crate::respond::judge(&answer, crate::dialect::Dialect::GearwayV1, 1 << 20) {
+        crate::respond::Verdict::Done(Ok(response)) => {
+            Some((response.status().as_u16(), response.into_body().to_vec()))
+        }
+        crate::respond::Verdict::Done(Err(_)) | crate::respond::Verdict::NotRun(_) => None,
+    }
+}
+
+#[test]
+fn a_large_body_is_the_same_as_a_small_one() {
+    for json in [
+        r#"{"result":{"type":"response","status":201,"header":{"X":["\"body\":\""]},"body":"YWJjZA=="}}"#,
+        r#"{"result":{"type":"response","body":"YWJjZA==","status":201,"header":{}}}"#,
+        r#"{ "result" : { "body" : "YWJj\/A==" , "x":{"body":"YQ=="}, "status": 299, "type" : "response" } } "#,
+        r#"{"result":{"type":"response","status":204,"body":"YWJjZA=="}}"#,
+        r#"{"result":{"type":"response","status":200,"body":""}}"#,
+        r#"{"result":{"type":"text","body":"%%%%","value":"text"}}"#,
+        r#"{"result":{"type":"text","body":"YWJjZA==","value":""}}"#,
+        r#"{"result":{"type":"response","status":200,"body":"YWJjZA="}}"#,
+        r#"{"result":{"type":"response","status":200,"body":"%%%%"}}"#,
+        r#"{"result":{"type":"response","status":200,"body":"YWJjZA=="}} x"#,
+        r#"{"result":{"type":"response","status":200,"body":"YWJjZA==","body":"YWJjZA=="}}"#,
+        r#"{"result":{"type":"response","body":"YWJjZA=="}}"#,
+        r#"{"result":{"type":"response","status":200,"body":"YWJjZA==""#,
+        r#"{"result":{"type":"response","status":200,"body":"YWJjZA=="},"error":{"code":1}}"#,
+    ] {
+        let wanted = respond(json, usize::MAX, 7);
+        for size in 1..json.len() {
+            assert_eq!(respond(json, 0, size), wanted, "{json} in pieces of {size}");
+        }
+    }
+    for json in [
+        r#"{"result":{"type":"json","value":{"body":"YWJjZA=="}}}"#,
+        r#"{"result":{"x":{"body":"YQ=="},"type":"response","status":200,"body":"YWJjZA=="}}"#,
+        r#"{"x":{"body":"YQ=="},"result":{"type":"response","status":200,"body":"YWJjZA=="}}"#,
+        r#"{"result":{"type":"response","status":200,"header":{"body":["1"]},"body":null}}"#,
+    ] {
+        assert!(respond(json, usize::MAX, 7).is_some(), "{json}");
+        for size in 2..json.len() {
+            assert_eq!(respond(json, 0, size), respond(json, usize::MAX, 7), "{json} in pieces of {size}");
         }
     }
 }
