@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use tokio_rustls::rustls::ClientConfig;
 
 use crate::access_log::AccessFields;
 pub use load::{Overrides, Sources};
@@ -165,7 +166,38 @@ pub struct Workers {
     pub lease: Duration,
     pub park: Duration,
     pub remember: Duration,
+    /// The networks that worker URLs may resolve to.
     pub allowed_urls: Vec<IpNet>,
+    /// The folders below which worker sockets may lie.
+    pub allowed_sockets: Vec<PathBuf>,
+    /// Absent: no worker's URL can be https.
+    pub tls: Option<WorkerTls>,
+}
+
+/// How the gateway knows workers whose URL is https, and shows itself to them.
+#[derive(Clone)]
+pub struct WorkerTls {
+    pub ca_file: PathBuf,
+    /// The gateway's own certificate.
+    pub identity: Option<Tls>,
+    /// What the files held when they were read.
+    pub client: Arc<ClientConfig>,
+}
+
+/// Compares the paths: what is in the files is read again with every configuration.
+impl PartialEq for WorkerTls {
+    fn eq(&self, other: &Self) -> bool {
+        self.ca_file == other.ca_file && self.identity == other.identity
+    }
+}
+
+impl fmt::Debug for WorkerTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkerTls")
+            .field("ca_file", &self.ca_file)
+            .field("identity", &self.identity)
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -276,6 +308,8 @@ impl Default for Config {
                     IpNet::new_assert(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8),
                     IpNet::from(IpAddr::V6(Ipv6Addr::LOCALHOST)),
                 ],
+                allowed_sockets: Vec::new(),
+                tls: None,
             },
             secrets: NamedSecrets::default(),
             webhooks: Webhooks {

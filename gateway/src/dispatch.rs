@@ -105,7 +105,7 @@ impl Dispatcher {
             }
             repeats_work = false;
             let replica = &offer.replica;
-            let connection = match self.pool.checkout(replica, &config.workers.allowed_urls).await {
+            let connection = match self.pool.checkout(replica, &config.workers).await {
                 Ok(connection) => connection,
                 Err(error) if error.is_ours() => {
                     warn!(worker = replica.name(), %error, "no connection for a call");
@@ -246,7 +246,7 @@ impl Dispatcher {
 /// Writes the call for the replica that was chosen.
 fn write(mut buffer: Vec<u8>, call: &Call<'_>, offer: &Offer, traceparent: &HeaderValue) -> Outgoing {
     let head = offer.replica.call_head();
-    let room = head.room(traceparent);
+    let room = head.room(Some(traceparent));
     buffer.resize(room, 0);
     let (mut length, mut rest, mut tail): (_, _, &[u8]) = (0, Bytes::new(), &[]);
     if call.body.len() < LARGE {
@@ -257,7 +257,7 @@ fn write(mut buffer: Vec<u8>, call: &Call<'_>, offer: &Offer, traceparent: &Head
         length = envelope::base64_len(rest.len()) + tail.len();
     }
     length += buffer.len() - room;
-    let start = head.write(traceparent, length as u64, &mut buffer[..room]);
+    let start = head.write(Some(traceparent), length as u64, &mut buffer[..room]);
     Outgoing::new(buffer, start, rest, tail)
 }
 

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
 use gearway_protocol::{HandlerSpec, Registration, default_methods};
 use serde::Deserialize;
 use tokio::sync::watch;
@@ -13,7 +14,7 @@ use tracing::{info, warn};
 use crate::config::Plugin;
 use crate::registry::{Claim, Registry, Rotation};
 use crate::route::{Braces, Pattern};
-use crate::upstream::{self, AddressError, WorkerUrl};
+use crate::upstream::{self, CallHead, ConnectError, Exchange, Outgoing, WorkerUrl};
 
 /// An unanswered init is repeated after this long at first, and twice as long each time up to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -23,17 +24,19 @@ const ASK_AGAIN: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const INIT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Enough for tens of thousands of handlers.
-const MAX_INIT_REPLY: usize = 16 << 20;
+const MAX_INIT_REPLY: u64 = 16 << 20;
 const INIT: &str = r#"{"kind":"event","name":"init","param":{"config":{}}}"#;
 
 #[derive(Debug, thiserror::Error)]
 enum InitError {
     #[error(transparent)]
-    Http(#[from] reqwest::Error),
-    #[error(transparent)]
-    Address(#[from] AddressError),
+    Connect(#[from] ConnectError),
+    #[error("no answer to init: {0}")]
+    NoAnswer(String),
     #[error("the answer to init is longer than {MAX_INIT_REPLY} bytes")]
     TooLarge,
+    #[error("the answer to init has the HTTP status {0}")]
+    Status(http::StatusCode),
     #[error("the answer to init is not one: {0}")]
     Answer(#[from] serde_json::Error),
     #[error("the routes cannot be used: {0}")]
@@ -148,23 +151,28 @@ async fn ask_until_answered(registry: &Registry, plugin: &Plugin) -> Vec<Handler
 }
 
 async fn init(registry: &Registry, plugin: &Plugin) -> Result<Vec<HandlerSpec>, InitError> {
-    upstream::resolve(&WorkerUrl::parse(&plugin.url)?, &registry.allowed_urls()).await?;
-    let client = reqwest::Client::builder()
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        .timeout(INIT_TIMEOUT)
-        .pool_max_idle_per_host(0)
-        .build()?;
-    let request = client.post(&plugin.url).header("content-type", "application/json").body(INIT);
-    let mut response = request.send().await?.error_for_status()?;
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await? {
-        if body.len() + chunk.len() > MAX_INIT_REPLY {
-            return Err(InitError::TooLarge);
-        }
-        body.extend_from_slice(&chunk);
+    let url = WorkerUrl::parse(&plugin.url).map_err(ConnectError::from)?;
+    let mut connection = upstream::connect(&url, &registry.config().workers).await?;
+    let head = CallHead::new(&url, None);
+    let room = head.room(None);
+    let mut bytes = vec![0; room];
+    bytes.extend_from_slice(INIT.as_bytes());
+    let start = head.write(None, INIT.len() as u64, &mut bytes[..room]);
+    let mut call = Outgoing::new(bytes, start, Bytes::new(), b"");
+    let mut input = BytesMut::new();
+    let exchange = connection.exchange(&mut call, &mut input, MAX_INIT_REPLY, |_| false);
+    let answer = match tokio::time::timeout(INIT_TIMEOUT, exchange).await {
+        Ok(Exchange::Answered(answer)) => answer,
+        Ok(Exchange::TooLarge) => return Err(InitError::TooLarge),
+        Ok(Exchange::NotWritten) => return Err(InitError::NoAnswer("the connection was closed".to_owned())),
+        Ok(Exchange::Lost(reason)) => return Err(InitError::NoAnswer(reason)),
+        Ok(Exchange::Nonsense(reason)) => return Err(InitError::NoAnswer(reason.to_owned())),
+        Err(_) => return Err(InitError::NoAnswer(format!("none within {} s", INIT_TIMEOUT.as_secs()))),
+    };
+    if !answer.status.is_success() {
+        return Err(InitError::Status(answer.status));
     }
-    let reply: InitReply = serde_json::from_slice(&body)?;
+    let reply: InitReply = serde_json::from_slice(&answer.body)?;
     Ok(specs(reply.result.handler))
 }
 

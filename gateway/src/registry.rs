@@ -22,7 +22,6 @@ use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use gearway_protocol::{Lease, Registered};
 use http::HeaderValue;
-use ipnet::IpNet;
 use tokio::sync::{Mutex, mpsc};
 use tracing::{error, info, warn};
 
@@ -165,10 +164,10 @@ impl Registry {
         self.inner.remembered_nothing.store(false, Ordering::Relaxed);
     }
 
-    /// Where workers may be.
+    /// The configuration as it is now.
     #[must_use]
-    pub fn allowed_urls(&self) -> Vec<IpNet> {
-        self.inner.config.load().workers.allowed_urls.clone()
+    pub fn config(&self) -> Arc<Config> {
+        self.inner.config.load_full()
     }
 
     /// Counts a configured worker as one whose routes are not known yet, or not any more.
@@ -185,7 +184,7 @@ impl Registry {
     /// # Errors
     /// When the url is outside `workers.allowed_urls`, a route belongs to another name, or the store fails.
     pub async fn register(&self, claim: Claim) -> Result<Registered, Refusal> {
-        upstream::resolve(&claim.url, &self.allowed_urls())
+        upstream::resolve(&claim.url, &self.config().workers)
             .await
             .map_err(|error| Refusal::ForbiddenUrl(error.to_string()))?;
         let lease = self.inner.config.load().workers.lease;

@@ -1,4 +1,5 @@
-//! What the public listener shows to clients that want TLS. Contract section 2, `public.tls`.
+//! What the public listener shows to clients that want TLS, and how workers are known. Contract section 2, `public.tls` and
+//! `workers.tls`.
 
 use std::fmt;
 use std::path::Path;
@@ -7,7 +8,7 @@ use std::sync::Arc;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::{self, InconsistentKeys, ServerConfig};
+use tokio_rustls::rustls::{self, ClientConfig, InconsistentKeys, RootCertStore, ServerConfig};
 
 use crate::config::Tls;
 
@@ -17,6 +18,7 @@ const ALPN: [&[u8]; 1] = [b"http/1.1"];
 /// Why TLS cannot be served with a pair of files. Shows their paths and nothing of the key.
 #[derive(Debug)]
 pub enum Unusable {
+    Authority(String),
     Certificate(String),
     Key(String),
 }
@@ -24,7 +26,9 @@ pub enum Unusable {
 impl fmt::Display for Unusable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Certificate(message) | Self::Key(message) => f.write_str(message),
+            Self::Authority(message) | Self::Certificate(message) | Self::Key(message) => {
+                f.write_str(message)
+            }
         }
     }
 }
@@ -56,6 +60,40 @@ pub fn server_config(files: &Tls) -> Result<Arc<ServerConfig>, Unusable> {
     config.alpn_protocols = ALPN.map(<[u8]>::to_vec).into();
     // A client that comes back saves a signature; what it needs for that stays with the client.
     config.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| Unusable::Key(error.to_string()))?;
+    Ok(Arc::new(config))
+}
+
+/// Reads what connections to workers need: the authority that certifies them, which nothing else does, and the gateway's own
+/// certificate where it shows one.
+///
+/// # Errors
+/// When a file cannot be read, holds something else, or the key is not the certificate's.
+pub fn worker_client(ca_file: &Path, identity: Option<&Tls>) -> Result<Arc<ClientConfig>, Unusable> {
+    let mut authorities = RootCertStore::empty();
+    for certificate in certificates(ca_file).map_err(Unusable::Authority)? {
+        authorities.add(certificate).map_err(|error| {
+            Unusable::Authority(format!(
+                "{} holds a certificate that cannot be used: {error}",
+                ca_file.display()
+            ))
+        })?;
+    }
+    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Unusable::Authority(error.to_string()))?
+        .with_root_certificates(authorities);
+    let mut config = match identity {
+        None => builder.with_no_client_auth(),
+        Some(files) => {
+            let chain = certificates(&files.cert_file).map_err(Unusable::Certificate)?;
+            let key = private_key(&files.key_file).map_err(Unusable::Key)?;
+            let (cert_file, key_file) = (files.cert_file.display(), files.key_file.display());
+            builder.with_client_auth_cert(chain, key).map_err(|error| {
+                Unusable::Key(format!("{key_file} cannot be used with {cert_file}: {error}"))
+            })?
+        }
+    };
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
 

@@ -12,6 +12,7 @@ mod outgoing;
 mod pool;
 mod reply;
 mod reply_head;
+mod stream;
 
 pub use self::address::{AddressError, WorkerUrl, resolve};
 pub use self::buffers::Buffers;
@@ -21,11 +22,18 @@ pub use self::outgoing::Outgoing;
 pub use self::pool::Pool;
 pub use self::reply::{Answer, OpensBody, ReplyError, ReplyReader};
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
+use std::{fmt, io};
 
-use ipnet::IpNet;
 use rustix::io::Errno;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+
+use self::address::Destination;
+use self::stream::Stream;
+use crate::config::Workers;
 
 /// A worker on the same machine or network answers a SYN in well under a second, or is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -38,8 +46,8 @@ pub const LARGE: usize = 256 << 10;
 pub enum ConnectError {
     #[error(transparent)]
     Address(#[from] AddressError),
-    #[error("cannot connect to {address}: {source}")]
-    Io { address: std::net::SocketAddr, source: std::io::Error },
+    #[error("cannot connect to {to}: {source}")]
+    Io { to: String, source: io::Error },
     #[error("no connection within {} ms", CONNECT_TIMEOUT.as_millis())]
     TimedOut,
 }
@@ -62,20 +70,41 @@ impl ConnectError {
 /// Connects to the worker, at an address that was checked after it was resolved.
 ///
 /// # Errors
-/// When the url resolves to nothing allowed, or nobody accepts at any of its addresses.
-pub async fn connect(url: &WorkerUrl, allowed: &[IpNet]) -> Result<TcpStream, ConnectError> {
+/// When the url leads to nothing allowed, nobody accepts there, or the worker does not show the certificate that it should.
+pub async fn connect(url: &WorkerUrl, workers: &Workers) -> Result<Connection, ConnectError> {
     let attempt = async {
-        let mut failure = None;
-        for address in resolve(url, allowed).await? {
-            match TcpStream::connect(address).await {
-                Ok(stream) => {
-                    stream.set_nodelay(true).map_err(|source| ConnectError::Io { address, source })?;
-                    return Ok(stream);
-                }
-                Err(source) => failure = Some(ConnectError::Io { address, source }),
+        match resolve(url, workers).await? {
+            Destination::Socket(path) => {
+                let connected = UnixStream::connect(&path).await;
+                let stream = connected.map_err(failed(url))?;
+                Ok(Connection::new(Stream::Unix(stream), None))
+            }
+            Destination::Network(addresses) => {
+                let stream = connect_to_any(&addresses).await?;
+                let (Some(name), Some(tls)) = (url.certified_name(), &workers.tls) else {
+                    return Ok(Connection::new(Stream::Tcp(stream), None));
+                };
+                let connector = TlsConnector::from(Arc::clone(&tls.client));
+                let shaken = connector.connect(name.clone(), stream).await.map_err(failed(url))?;
+                Ok(Connection::new(Stream::Tls(Box::new(shaken)), Some(Arc::clone(&tls.client))))
             }
         }
-        Err(failure.unwrap_or(ConnectError::TimedOut))
     };
     tokio::time::timeout(CONNECT_TIMEOUT, attempt).await.unwrap_or(Err(ConnectError::TimedOut))
+}
+
+async fn connect_to_any(addresses: &[SocketAddr]) -> Result<TcpStream, ConnectError> {
+    let mut failure = ConnectError::TimedOut;
+    for address in addresses {
+        let connected = TcpStream::connect(address).await;
+        match connected.and_then(|stream| stream.set_nodelay(true).map(|()| stream)) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failure = failed(address)(error),
+        }
+    }
+    Err(failure)
+}
+
+fn failed(to: &impl fmt::Debug) -> impl FnOnce(io::Error) -> ConnectError {
+    move |source| ConnectError::Io { to: format!("{to:?}"), source }
 }

@@ -10,7 +10,7 @@ pub struct Registration {
     #[cfg_attr(feature = "openapi", schema(min_length = 1, max_length = 128))]
     pub name: String,
     /// Where the gateway is to `POST` envelopes.
-    #[cfg_attr(feature = "openapi", schema(pattern = "^http://.+"))]
+    #[cfg_attr(feature = "openapi", schema(pattern = "^(https?://|unix:/).+"))]
     pub url: String,
     /// [`GEARWAY_V1`](crate::GEARWAY_V1) or [`SKYGEAR_V1`](crate::SKYGEAR_V1).
     #[cfg_attr(feature = "openapi", schema(pattern = "^(gearway|skygear)-v1$"))]

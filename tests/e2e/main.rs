@@ -22,6 +22,7 @@ mod skygear_packages;
 mod skygear_v1;
 mod strictness;
 mod tls;
+mod transports;
 mod upgrade;
 mod upstream;
 mod vectors;

@@ -1,12 +1,13 @@
 //! What only shows when keys are compared with each other.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use url::{Host, Url};
 
 use super::load::Places;
 use super::schema::{Draft, JwtDraft, TlsDraft};
-use super::{Config, Jwt, JwtKeys, Mistake, Secret, Source, Tls, Warning};
+use super::{Config, Jwt, JwtKeys, Mistake, Secret, Source, Tls, Warning, WorkerTls};
 use crate::tls::{self, Unusable};
 
 /// An HS256 key that is shorter than the hash can be guessed more easily than the hash (RFC 7518 section 3.2).
@@ -23,6 +24,8 @@ pub(super) fn check(draft: &mut Draft, places: &Places, mistakes: &[Mistake]) ->
     let mut checking = Checking { places, found: Found::default() };
     draft.config.auth.jwt = checking.jwt(std::mem::take(&mut draft.jwt));
     draft.config.public.tls = checking.public_tls(std::mem::take(&mut draft.public_tls));
+    let ca_file = draft.workers_ca_file.take();
+    draft.config.workers.tls = checking.workers_tls(ca_file, std::mem::take(&mut draft.workers_tls));
     if draft.config.runtime.threads == 0 {
         draft.config.runtime.threads = super::one_thread_per_core();
     }
@@ -99,10 +102,44 @@ impl Checking<'_> {
         let files = Tls { cert_file: tls.cert_file?, key_file: tls.key_file? };
         match tls::server_config(&files) {
             Ok(_) => {}
-            Err(unusable @ Unusable::Certificate(_)) => self.mistake(&[KEYS[0]], &unusable.to_string()),
+            Err(unusable @ (Unusable::Certificate(_) | Unusable::Authority(_))) => {
+                self.mistake(&[KEYS[0]], &unusable.to_string());
+            }
             Err(unusable @ Unusable::Key(_)) => self.mistake(&[KEYS[1]], &unusable.to_string()),
         }
         Some(files)
+    }
+
+    fn workers_tls(&mut self, ca_file: Option<PathBuf>, identity: TlsDraft) -> Option<WorkerTls> {
+        const SECTION: &str = "workers.tls";
+        const CA: &str = "workers.tls.ca_file";
+        const KEYS: [&str; 2] = ["workers.tls.cert_file", "workers.tls.key_file"];
+        let given = KEYS.map(|key| self.places.contains_key(key));
+        if let [true, false] | [false, true] = given {
+            let (given, other) = if given[0] { (KEYS[0], KEYS[1]) } else { (KEYS[1], KEYS[0]) };
+            self.mistake(&[given], &format!("needs {other} beside it"));
+            return None;
+        }
+        if !self.places.contains_key(CA) {
+            if given[0] || self.places.contains_key(SECTION) {
+                self.mistake(&[KEYS[0], SECTION], &format!("needs {CA}: no worker is trusted without it"));
+            }
+            return None;
+        }
+        // A file that cannot be read is a mistake already.
+        let ca_file = ca_file?;
+        let identity = match (given, identity.cert_file, identity.key_file) {
+            ([true, true], Some(cert_file), Some(key_file)) => Some(Tls { cert_file, key_file }),
+            ([true, true], _, _) => return None,
+            _ => None,
+        };
+        match tls::worker_client(&ca_file, identity.as_ref()) {
+            Ok(client) => return Some(WorkerTls { ca_file, identity, client }),
+            Err(unusable @ Unusable::Authority(_)) => self.mistake(&[CA], &unusable.to_string()),
+            Err(unusable @ Unusable::Certificate(_)) => self.mistake(&[KEYS[0]], &unusable.to_string()),
+            Err(unusable @ Unusable::Key(_)) => self.mistake(&[KEYS[1]], &unusable.to_string()),
+        }
+        None
     }
 
     fn secrets_with_two_purposes(&mut self, config: &Config) {
@@ -142,6 +179,12 @@ impl Checking<'_> {
 
     fn plugin_addresses(&mut self, config: &Config) {
         for plugin in &config.plugins {
+            if plugin.url.starts_with("https:") && config.workers.tls.is_none() {
+                self.warn(
+                    &["plugin"],
+                    "an https URL needs workers.tls.ca_file, the authority that certifies workers",
+                );
+            }
             let Some(address) = Url::parse(&plugin.url).ok().as_ref().and_then(ip_address) else { continue };
             if !config.workers.allowed_urls.iter().any(|network| network.contains(&address)) {
                 self.warn(&["plugin"], &format!("{address} is outside workers.allowed_urls"));

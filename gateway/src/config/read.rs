@@ -77,6 +77,14 @@ fn read_plain(kind: &Plain, draft: &mut Draft, given: Given<'_>) -> Result<(), V
         Plain::Networks(field) => {
             *field(draft) = each(given.list("strings")?, |item| parsed(item, value::network))?;
         }
+        Plain::WorkerUrls(networks, folders) => {
+            let (sockets, others): (Vec<_>, Vec<_>) = given
+                .list("strings")?
+                .into_iter()
+                .partition(|item| item.string().is_ok_and(|text| text.starts_with(value::SOCKETS)));
+            *networks(draft) = each(others, |item| parsed(item, value::network))?;
+            *folders(draft) = each(sockets, |item| parsed(item, value::socket_folder))?;
+        }
         Plain::Unmatched(field) => {
             *field(draft) = parsed(given, |text| match text {
                 "ok" => Ok(Unmatched::Ok),
@@ -297,7 +305,7 @@ fn plugins(given: Given<'_>) -> Result<Vec<Plugin>, Vec<Problem>> {
 fn plugin(item: Given<'_>, table: &DeTable<'_>) -> Result<Plugin, Vec<Problem>> {
     let mut fields = Fields::new(item, table, &["name", "url", "protocol"]);
     let name = fields.required("name", not_empty);
-    let url = fields.required("url", |given| parsed(given, |text| value::http_url(text, &["http"])));
+    let url = fields.required("url", |given| parsed(given, value::worker_url));
     let protocol = fields.required("protocol", |given| {
         parsed(given, |text| match text {
             GEARWAY_V1 | SKYGEAR_V1 => Ok(text.to_owned()),
@@ -306,7 +314,7 @@ fn plugin(item: Given<'_>, table: &DeTable<'_>) -> Result<Plugin, Vec<Problem>> 
     });
     match (name, url, protocol) {
         (Some(name), Some(url), Some(protocol)) if fields.problems.is_empty() => {
-            Ok(Plugin { name: name.to_owned(), url: url.into(), protocol })
+            Ok(Plugin { name: name.to_owned(), url, protocol })
         }
         _ => Err(fields.problems),
     }

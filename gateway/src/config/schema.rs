@@ -18,9 +18,11 @@ pub(super) struct Draft {
     pub(super) config: Config,
     pub(super) jwt: JwtDraft,
     pub(super) public_tls: TlsDraft,
+    pub(super) workers_ca_file: Option<PathBuf>,
+    pub(super) workers_tls: TlsDraft,
 }
 
-/// `public.tls` before it is known whether both of its keys were given.
+/// A certificate and its key before it is known whether both were given.
 #[derive(Debug, Default)]
 pub(super) struct TlsDraft {
     pub(super) cert_file: Option<PathBuf>,
@@ -73,6 +75,8 @@ pub(super) enum Plain {
     Rate(Field<Option<Rate>>),
     Listen(Field<SocketAddr>),
     Networks(Field<Vec<IpNet>>),
+    /// Networks, and folders as `unix:/run/workers/`.
+    WorkerUrls(Field<Vec<IpNet>>, Field<Vec<PathBuf>>),
     Unmatched(Field<Unmatched>),
     Directory(Field<PathBuf>),
     Text(Field<Option<String>>),
@@ -149,7 +153,13 @@ pub(super) static KEYS: &[Key] = &[
         "workers.remember",
         Plain::Duration(Duration::ZERO..=Duration::from_hours(3650 * 24), |d| &mut d.config.workers.remember),
     ),
-    plain("workers.allowed_urls", Plain::Networks(|d| &mut d.config.workers.allowed_urls)),
+    plain(
+        "workers.allowed_urls",
+        Plain::WorkerUrls(|d| &mut d.config.workers.allowed_urls, |d| &mut d.config.workers.allowed_sockets),
+    ),
+    plain("workers.tls.ca_file", Plain::ReadableFile(|d| &mut d.workers_ca_file)),
+    plain("workers.tls.cert_file", Plain::ReadableFile(|d| &mut d.workers_tls.cert_file)),
+    plain("workers.tls.key_file", Plain::ReadableFile(|d| &mut d.workers_tls.key_file)),
     Key { path: "secrets", kind: Kind::NamedSecrets(|d| &mut d.config.secrets) },
     plain("webhooks.public_url", Plain::PublicUrl(|d| &mut d.config.webhooks.public_url)),
     plain(

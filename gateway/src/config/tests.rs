@@ -79,6 +79,40 @@ fn secrets(texts: &[&str]) -> Vec<Secret> {
 }
 
 #[test]
+fn how_workers_are_known_is_checked_with_its_files() {
+    let (cert, key) = certificate();
+    let mistakes = |section: &str| {
+        Case::new(&format!("[workers.tls]\n{section}"))
+            .with_file("cert.pem", &cert)
+            .with_file("key.pem", &key)
+            .with_file("text.pem", "text")
+            .in_folder()
+            .mistakes()
+    };
+    for (section, shown) in [
+        ("", "gearway.toml:1: workers.tls: needs workers.tls.ca_file: no worker is trusted without it"),
+        (
+            "cert_file = \"{dir}/cert.pem\"\nkey_file = \"{dir}/key.pem\"",
+            "gearway.toml:2: workers.tls.cert_file: needs workers.tls.ca_file: no worker is trusted without it",
+        ),
+        (
+            "ca_file = \"{dir}/cert.pem\"\ncert_file = \"{dir}/cert.pem\"",
+            "gearway.toml:3: workers.tls.cert_file: needs workers.tls.key_file beside it",
+        ),
+        (
+            "ca_file = \"{dir}/key.pem\"",
+            "gearway.toml:2: workers.tls.ca_file: key.pem holds no certificate in PEM form",
+        ),
+        (
+            "ca_file = \"{dir}/text.pem\"",
+            "gearway.toml:2: workers.tls.ca_file: text.pem holds no certificate in PEM form",
+        ),
+    ] {
+        assert_eq!(mistakes(section), [shown]);
+    }
+}
+
+#[test]
 fn mistakes_are_rendered_with_their_place() {
     let table: &[(&str, &str)] = &[
         // Sizes, durations, numbers.
@@ -277,8 +311,16 @@ fn mistakes_are_rendered_with_their_place() {
         ("[plugin]\nname = \"a\"", "1: plugin: expected an array of tables; write [[plugin]]"),
         ("\n[[plugin]]\nname = \"a\"\nurl = \"http://a/\"", "2: plugin.protocol: is missing"),
         (
-            "[[plugin]]\nname = \"a\"\nurl = \"https://a/\"\nprotocol = \"skygear-v1\"",
-            "3: plugin.url: is not a URL that starts with http://",
+            "[[plugin]]\nname = \"a\"\nurl = \"ftp://a/\"\nprotocol = \"skygear-v1\"",
+            "3: plugin.url: is not a URL that starts with http:// or https://",
+        ),
+        (
+            "[[plugin]]\nname = \"a\"\nurl = \"unix:a.sock\"\nprotocol = \"skygear-v1\"",
+            "3: plugin.url: the path of a socket must be absolute and plain, of at most 107 bytes, as in unix:/run/orders.sock",
+        ),
+        (
+            "[workers]\nallowed_urls = [\"unix:run/\"]",
+            "2: workers.allowed_urls: \"unix:run/\" is not an absolute folder; write for example \"unix:/run/workers/\"",
         ),
         (
             "[[plugin]]\nname = \"a\"\nurl = \"http://a/\"\nprotocol = \"skygear\"",
@@ -410,7 +452,10 @@ fn the_contract_s_example_is_read() {
         lease = "100ms"
         park = "0s"
         remember = "1d"
-        allowed_urls = []
+        allowed_urls = ["unix:/run/workers/"]
+        tls.ca_file = "{dir}/cert.pem"
+        tls.cert_file = "{dir}/cert.pem"
+        tls.key_file = "{dir}/key.pem"
         [secrets]
         stripe-live = ["whsec_new", "whsec_old"]
         [webhooks]
@@ -490,6 +535,12 @@ fn the_contract_s_example_is_read() {
             park: Duration::ZERO,
             remember: Duration::from_secs(86_400),
             allowed_urls: vec![],
+            allowed_sockets: vec!["/run/workers/".into()],
+            tls: Some(WorkerTls {
+                ca_file: folder.join("cert.pem"),
+                identity: Some(Tls { cert_file: folder.join("cert.pem"), key_file: folder.join("key.pem") }),
+                client: crate::tls::worker_client(&folder.join("cert.pem"), None).unwrap(),
+            }),
         },
         secrets: named,
         webhooks: Webhooks {

@@ -1,6 +1,7 @@
 //! The texts that values are written in: sizes, durations, addresses. Each parser's error is a sentence for people.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -8,6 +9,7 @@ use url::Url;
 
 use super::Rate;
 use super::given::quote;
+use crate::upstream::{AddressError, WorkerUrl};
 
 const SIZE_UNITS: [(&str, u64); 9] = [
     ("TiB", 1 << 40),
@@ -106,6 +108,32 @@ pub(super) fn network(text: &str) -> Result<IpNet, String> {
         .map(|network| network.trunc())
         .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
         .map_err(|_| format!("{} is not a network; write for example \"10.0.0.0/8\" or \"::1\"", quote(text)))
+}
+
+/// What stands before the path of a worker's socket.
+pub(super) const SOCKETS: &str = "unix:";
+
+/// A folder of workers' sockets.
+pub(super) fn socket_folder(text: &str) -> Result<PathBuf, String> {
+    let path = text.strip_prefix(SOCKETS).unwrap_or_default();
+    let segments = path.trim_end_matches('/').split('/').skip(1);
+    let plain = |segment: &str| !matches!(segment, "" | "." | "..");
+    if !path.starts_with('/') || !{ segments }.all(plain) {
+        return Err(format!(
+            "{} is not an absolute folder; write for example \"unix:/run/workers/\"",
+            quote(text)
+        ));
+    }
+    Ok(path.into())
+}
+
+/// The URL of a worker that cannot register itself. The message leaves the URL out, which may carry a password.
+pub(super) fn worker_url(text: &str) -> Result<String, String> {
+    match WorkerUrl::parse(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error @ (AddressError::Extras | AddressError::SocketPath)) => Err(error.to_string()),
+        Err(_) => http_url(text, &["http", "https"]).map(String::from),
+    }
 }
 
 /// A URL of one of `schemes` with a host. The message leaves the URL out, which may carry a password.

@@ -42,22 +42,20 @@ impl RetryBudget {
 
     fn withdraw_at(&self, now_ms: u64) -> bool {
         let paid_until = self.paid_until.load(Ordering::Relaxed);
-        let mut earned = now_ms.saturating_sub(paid_until).saturating_mul(PER_SECOND) / 1000;
+        let earned = now_ms.saturating_sub(paid_until).saturating_mul(PER_SECOND) / 1000;
         // Too short a time to earn anything is paid along with the next; and no time is paid twice.
-        if earned > 0
+        let pays = earned > 0
             && self
                 .paid_until
                 .compare_exchange(paid_until, now_ms, Ordering::Relaxed, Ordering::Relaxed)
-                .is_err()
-        {
-            earned = 0;
+                .is_ok();
+        if pays {
+            // One that is above the reserve already stays as it is.
+            let topped_up = |balance: u64| (balance < RESERVE).then(|| (balance + earned).min(RESERVE));
+            self.balance.fetch_update(Ordering::Relaxed, Ordering::Relaxed, topped_up).ok();
         }
-        self.balance
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |balance| {
-                let paid = balance.max((balance + earned).min(RESERVE));
-                paid.checked_sub(COST)
-            })
-            .is_ok()
+        let withdrawn = |balance: u64| balance.checked_sub(COST);
+        self.balance.fetch_update(Ordering::Relaxed, Ordering::Relaxed, withdrawn).is_ok()
     }
 }
 

@@ -54,7 +54,7 @@ impl Registry {
             while replica.rotation() == Rotation::Ejected {
                 tokio::time::sleep(backoff).await;
                 backoff = (backoff * 2).min(longest);
-                if upstream::connect(&replica.url, &self.allowed_urls()).await.is_ok() {
+                if upstream::connect(&replica.url, &self.config().workers).await.is_ok() {
                     self.readmit(&replica, "a probe reached it");
                 }
             }

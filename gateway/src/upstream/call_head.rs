@@ -4,6 +4,7 @@ use super::WorkerUrl;
 
 /// What stands before the length in the head of each call.
 const LENGTH: &[u8] = b"\r\nContent-Length: ";
+const TRACEPARENT: &[u8] = b"\r\ntraceparent: ";
 const END: &[u8] = b"\r\n\r\n";
 /// `u64::MAX` has so many digits.
 const MAX_DIGITS: usize = 20;
@@ -22,19 +23,19 @@ impl CallHead {
             head.extend_from_slice(b"\r\nAuthorization: ");
             head.extend_from_slice(authorization.as_bytes());
         }
-        head.extend_from_slice(b"\r\ntraceparent: ");
         Self(head.into())
     }
 
     /// The most that the whole head takes.
     #[must_use]
-    pub fn room(&self, traceparent: &HeaderValue) -> usize {
-        self.0.len() + traceparent.len() + LENGTH.len() + MAX_DIGITS + END.len()
+    pub fn room(&self, traceparent: Option<&HeaderValue>) -> usize {
+        let traceparent = traceparent.map_or(0, |value| TRACEPARENT.len() + value.len());
+        self.0.len() + traceparent + LENGTH.len() + MAX_DIGITS + END.len()
     }
 
     /// Writes the whole head at the end of `room`, right before its body: how long that is shows only after it was written.
     /// Returns where the head begins.
-    pub fn write(&self, traceparent: &HeaderValue, content_length: u64, room: &mut [u8]) -> usize {
+    pub fn write(&self, traceparent: Option<&HeaderValue>, content_length: u64, room: &mut [u8]) -> usize {
         let mut digits = [0; MAX_DIGITS];
         let mut first = MAX_DIGITS;
         let mut rest = content_length;
@@ -47,7 +48,8 @@ impl CallHead {
             }
         }
         let mut start = room.len();
-        for part in [END, &digits[first..], LENGTH, traceparent.as_bytes(), &self.0] {
+        let (name, value) = traceparent.map_or((&[][..], &[][..]), |value| (TRACEPARENT, value.as_bytes()));
+        for part in [END, &digits[first..], LENGTH, value, name, &self.0] {
             room[start - part.len()..start].copy_from_slice(part);
             start -= part.len();
         }
@@ -74,8 +76,8 @@ mod tests {
         {
             let head = CallHead::new(&url, authorization.as_ref());
             for length in [0, 7, 10, 1 << 20, u64::MAX] {
-                let mut room = vec![0; head.room(&traceparent)];
-                let start = head.write(&traceparent, length, &mut room);
+                let mut room = vec![0; head.room(Some(&traceparent))];
+                let start = head.write(Some(&traceparent), length, &mut room);
                 assert_eq!(
                     std::str::from_utf8(&room[start..]).unwrap(),
                     format!(

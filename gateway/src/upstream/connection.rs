@@ -1,16 +1,18 @@
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
-use rustix::net::RecvFlags;
 use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
+use tokio_rustls::rustls::ClientConfig;
 use tokio_util::io::poll_read_buf;
 
 use super::buffers::MAX_KEPT_BYTES;
 use super::outgoing::Outgoing;
 use super::reply::{Answer, OpensBody, ReplyError, ReplyReader};
+use super::stream::Stream;
+use crate::config::Workers;
 
 /// The first room for a reply: enough for most.
 const FIRST_ROOM: usize = 8 << 10;
@@ -18,7 +20,9 @@ const FIRST_ROOM: usize = 8 << 10;
 /// A connection that no other call uses.
 #[derive(Debug)]
 pub struct Connection {
-    stream: TcpStream,
+    stream: Stream,
+    /// How the worker's certificate was checked.
+    tls: Option<Arc<ClientConfig>>,
     /// Whether it may carry another call: the last one was answered whole, and left nothing behind.
     is_reusable: bool,
 }
@@ -39,7 +43,7 @@ pub enum Exchange {
 
 /// One call and its reply on a connection.
 struct Exchanging<'a> {
-    stream: &'a mut TcpStream,
+    stream: &'a mut Stream,
     call: &'a mut Outgoing,
     /// Why writing ended early. The worker may have answered before that.
     write_error: Option<io::Error>,
@@ -50,8 +54,8 @@ struct Exchanging<'a> {
 }
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream) -> Self {
-        Self { stream, is_reusable: true }
+    pub(super) fn new(stream: Stream, tls: Option<Arc<ClientConfig>>) -> Self {
+        Self { stream, tls, is_reusable: true }
     }
 
     #[must_use]
@@ -61,10 +65,17 @@ impl Connection {
 
     /// Whether nothing has happened to the connection while it was idle: an end, or bytes that nobody asked for, would be taken for
     /// an answer to the next call.
-    pub(super) fn is_untouched(&self) -> bool {
-        let mut byte = [0; 1];
-        let looked = rustix::net::recv(&self.stream, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT);
-        looked.is_err_and(|error| error == rustix::io::Errno::AGAIN)
+    pub(super) fn is_untouched(&mut self) -> bool {
+        self.stream.is_silent()
+    }
+
+    /// Whether it would be made in the same way today: the authority that certifies workers may be another since.
+    pub(super) fn is_trusted(&self, workers: &Workers) -> bool {
+        match (&self.tls, &workers.tls) {
+            (None, _) => true,
+            (Some(then), Some(now)) => Arc::ptr_eq(then, &now.client),
+            (Some(_), None) => false,
+        }
     }
 
     /// Sends one call, head and body, and reads its whole reply into `input`, of `max_reply` bytes at most. `input` keeps no
@@ -142,6 +153,9 @@ impl Exchanging<'_> {
                 Ok(written) => self.call.advance(written),
                 Err(error) => self.write_error = Some(error),
             }
+        }
+        if self.write_error.is_none() {
+            self.write_error = ready!(Pin::new(&mut *self.stream).poll_flush(cx)).err();
         }
         Poll::Ready(())
     }

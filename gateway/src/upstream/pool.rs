@@ -2,10 +2,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ipnet::IpNet;
 use parking_lot::Mutex;
 
 use super::{Buffers, ConnectError, Connection};
+use crate::config::Workers;
 use crate::dialect::Dialect;
 use crate::registry::{Replica, Rotation};
 
@@ -39,15 +39,15 @@ impl Pool {
     ///
     /// # Errors
     /// When there is no idle one and the replica cannot be connected to.
-    pub async fn checkout(&self, replica: &Replica, allowed: &[IpNet]) -> Result<Connection, ConnectError> {
-        while let Some(connection) = self.pop(replica) {
+    pub async fn checkout(&self, replica: &Replica, workers: &Workers) -> Result<Connection, ConnectError> {
+        while let Some(mut connection) = self.pop(replica) {
             // A worker that died or stopped while the connection was idle has closed it, and a call that is written into it now
             // could not be told from one that was lost on the way.
-            if connection.is_untouched() {
+            if connection.is_trusted(workers) && connection.is_untouched() {
                 return Ok(connection);
             }
         }
-        Ok(Connection::new(super::connect(&replica.url, allowed).await?))
+        super::connect(&replica.url, workers).await
     }
 
     fn pop(&self, replica: &Replica) -> Option<Connection> {
@@ -73,8 +73,9 @@ impl Pool {
     /// know. To be called every second or so.
     pub fn retire(&self, is_known: impl Fn(&str) -> bool) {
         self.idle.lock().retain(|id, connections| {
-            connections
-                .retain(|idle| idle.since.elapsed() < idle.retire_after && idle.connection.is_untouched());
+            connections.retain_mut(|idle| {
+                idle.since.elapsed() < idle.retire_after && idle.connection.is_untouched()
+            });
             !connections.is_empty() && is_known(id)
         });
         self.buffers.trim();

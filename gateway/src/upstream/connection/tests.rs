@@ -1,6 +1,6 @@
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 
@@ -9,7 +9,7 @@ const REPLY: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
 async fn connected() -> (Connection, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    (Connection::new(stream), listener.accept().await.unwrap().0)
+    (Connection::new(Stream::Tcp(stream), None), listener.accept().await.unwrap().0)
 }
 
 async fn exchange(connection: &mut Connection, call: &[u8]) -> Exchange {
@@ -19,7 +19,8 @@ async fn exchange(connection: &mut Connection, call: &[u8]) -> Exchange {
 
 /// Waits until what the worker did has arrived.
 async fn arrived(connection: &Connection) {
-    connection.stream.readable().await.unwrap();
+    let Stream::Tcp(stream) = &connection.stream else { panic!("not TCP") };
+    stream.readable().await.unwrap();
 }
 
 #[tokio::test]
@@ -41,11 +42,11 @@ async fn one_call_after_another() {
 
 #[tokio::test]
 async fn what_happens_while_nobody_asked_spoils_a_connection() {
-    let (connection, mut worker) = connected().await;
+    let (mut connection, mut worker) = connected().await;
     worker.write_all(REPLY).await.unwrap();
     arrived(&connection).await;
     assert!(!connection.is_untouched(), "an answer to nothing");
-    let (connection, worker) = connected().await;
+    let (mut connection, worker) = connected().await;
     drop(worker);
     arrived(&connection).await;
     assert!(!connection.is_untouched(), "an end");
