@@ -93,7 +93,7 @@ impl Connection {
             stream: &mut self.stream,
             call,
             write_error: None,
-            reader: ReplyReader::new(max_reply, opens_body),
+            reader: ReplyReader::new(max_reply).decoding(opens_body),
             capacity: 0,
             input,
         };

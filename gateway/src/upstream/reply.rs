@@ -108,9 +108,15 @@ impl Answer {
 
 impl ReplyReader {
     #[must_use]
-    pub fn new(max_body: u64, opens_body: OpensBody) -> Self {
+    pub fn new(max_body: u64) -> Self {
         let at = At::Head { searched: 0, interim: 0 };
-        Self { max_body, opens_body, large: LARGE, at, keeps_alive: false }
+        Self { max_body, opens_body: |_| false, large: LARGE, at, keeps_alive: false }
+    }
+
+    /// Has large bodies decoded as they come.
+    #[must_use]
+    pub fn decoding(self, opens_body: OpensBody) -> Self {
+        Self { opens_body, ..self }
     }
 
     /// Whether the connection may carry another call after this reply.

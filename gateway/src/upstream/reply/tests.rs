@@ -11,7 +11,7 @@ type Read = Result<(u16, Vec<u8>, bool), ReplyError>;
 
 /// Reads a reply that comes in these pieces, and then the end of the connection.
 fn read(pieces: &[&[u8]]) -> Read {
-    let mut reader = ReplyReader::new(MAX_BODY, |_| false);
+    let mut reader = ReplyReader::new(MAX_BODY);
     let mut input = BytesMut::new();
     for piece in pieces {
         input.extend_from_slice(piece);
@@ -207,7 +207,7 @@ fn sizes_are_bounded() {
 fn a_header_of_a_reply_can_be_looked_up() {
     let mut input =
         BytesMut::from("HTTP/1.1 503 No\r\nGEARWAY-Not-Run: 1\r\nX: 2\r\nContent-Length: 0\r\n\r\n");
-    let answer = ReplyReader::new(0, |_| false).advance(&mut input).unwrap().unwrap();
+    let answer = ReplyReader::new(0).advance(&mut input).unwrap().unwrap();
     assert_eq!(answer.header("gearway-not-run"), Some(b"1".as_slice()));
     assert_eq!(answer.header("x"), Some(b"2".as_slice()));
     assert_eq!(answer.header("y"), None);
@@ -280,7 +280,7 @@ proptest! {
 /// What a client gets for this JSON when a body counts as large from `large` bytes on, in pieces of `size`.
 fn respond(json: &str, large: usize, size: usize) -> Option<(u16, Vec<u8>)> {
     let reply = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{json}", json.len());
-    let mut reader = ReplyReader::new(1 << 20, crate::respond::opens_body);
+    let mut reader = ReplyReader::new(1 << 20).decoding(crate::respond::opens_body);
     reader.large = large;
     let mut input = BytesMut::new();
     let answer = reply.as_bytes().chunks(size).find_map(|piece| {
