@@ -69,14 +69,15 @@ async fn http1<IO: AsyncRead + AsyncWrite + Unpin>(stream: IO, serving: Serving)
     let service = service_fn(move |request| {
         let relay = Arc::clone(&relay);
         let busy = in_progress.begin();
-        async move {
+        // In a box for as long as it takes, so that idle connections do not keep room for a request.
+        Box::pin(async move {
             let mut response = relay.handle(peer, request).await;
             if relay.drain.has_begun() {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             drop(busy);
             Ok::<_, Infallible>(response)
-        }
+        })
     });
     let connection = http1::Builder::new()
         .header_read_timeout(None)

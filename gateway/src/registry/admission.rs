@@ -43,7 +43,9 @@ impl Registry {
                 let together = waiting.len().min(TOGETHER);
                 waiting.drain(..together).collect()
             };
-            registry.admit_line(&mut book, line).await;
+            if !line.is_empty() {
+                registry.admit_line(&mut book, line).await;
+            }
         });
         answered.await.unwrap_or(Err(Refusal::Store(StoreError::ShutDown)))?;
         Ok(replica)
