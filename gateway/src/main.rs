@@ -9,6 +9,11 @@ use clap::Parser;
 
 use crate::cli::Cli;
 
+/// A relayed request takes dozens of small pieces of memory, and finding them cost a sixth of the gateway's own time in the
+/// C library's allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match Cli::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
