@@ -7,16 +7,19 @@ mod gateway;
 mod operate;
 mod output;
 mod process;
+mod trigger;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::bail;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use gearway::config::{self, Config, Overrides, Sources};
 use gearway::{serve, telemetry};
+use gearway_protocol::VerifyScheme;
 use url::Url;
 
 /// A reverse proxy that relays HTTP requests to cloud code in worker processes.
@@ -43,6 +46,8 @@ enum Command {
     Workers(WorkersArgs),
     /// The access tokens of a running gateway.
     Tokens(TokensArgs),
+    /// Sign a webhook as its provider does and send it to the gateway, for trying out a handler.
+    Trigger(TriggerArgs),
     /// Exit with 0 if the gateway is ready, for containers.
     Healthcheck(AdminArgs),
     /// Print every key of the configuration with its default.
@@ -204,6 +209,40 @@ enum TokensAction {
     },
 }
 
+/// The secret comes from the configuration file, which has to be on this machine; --config or GEARWAY_CONFIG names it.
+#[derive(Debug, Args)]
+struct TriggerArgs {
+    /// Who is to have signed it.
+    #[arg(value_name = "SCHEME", value_parser = schemes())]
+    scheme: VerifyScheme,
+    /// The handler's path, with a query if there is to be one.
+    #[arg(long, value_name = "PATH")]
+    to: String,
+    /// The body [default: an event as the provider sends it].
+    #[arg(long, value_name = "FILE")]
+    body: Option<PathBuf>,
+    /// The name of the secret that signs [default: the one that the handler asks for].
+    #[arg(long, value_name = "NAME")]
+    secret: Option<String>,
+    /// The public listener's URL [default: that of the configuration, on this machine].
+    #[arg(long, value_name = "URL")]
+    public: Option<String>,
+    /// The event's id, the same one twice to see a copy recognised [default: a new one].
+    #[arg(long, value_name = "ID")]
+    id: Option<String>,
+    /// Another header, as an API key: "X-Skygear-API-Key: …". May be repeated.
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
+    headers: Vec<String>,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+fn schemes() -> impl TypedValueParser<Value = VerifyScheme> {
+    PossibleValuesParser::new(VerifyScheme::ALL.map(VerifyScheme::as_str)).try_map(|word| {
+        VerifyScheme::ALL.into_iter().find(|scheme| scheme.as_str() == word).ok_or("not a scheme")
+    })
+}
+
 impl Cli {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         match self.command {
@@ -223,6 +262,7 @@ impl Cli {
             Command::Tokens(TokensArgs { admin, action }) => {
                 operate::tokens(&admin, action.unwrap_or(TokensAction::List))
             }
+            Command::Trigger(args) => trigger::run(&args),
             Command::Healthcheck(admin) => operate::healthcheck(&admin),
             Command::ConfigTemplate => output::text(config::TEMPLATE),
             Command::Completion { shell } => {

@@ -8,6 +8,7 @@ use http::StatusCode;
 use serde_json::{Map, Value};
 
 use crate::path::PathError;
+use crate::webhook::Rejected;
 
 /// Why a request was not answered by its handler.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +28,9 @@ pub enum Error {
     AccessKeyNotAccepted,
     #[error("the access token is not accepted")]
     AccessTokenNotAccepted,
+    /// A webhook is not signed as its handler wants.
+    #[error("{0}")]
+    InvalidSignature(Rejected),
     /// The path is known, the method is not.
     #[error("no handler for {method} at this path")]
     MethodNotRegistered { method: String },
@@ -78,9 +82,10 @@ impl Error {
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::NotAuthenticated(_) | Self::AccessKeyNotAccepted | Self::AccessTokenNotAccepted => {
-                StatusCode::UNAUTHORIZED
-            }
+            Self::NotAuthenticated(_)
+            | Self::AccessKeyNotAccepted
+            | Self::AccessTokenNotAccepted
+            | Self::InvalidSignature(_) => StatusCode::UNAUTHORIZED,
             Self::MethodNotRegistered { .. } | Self::RouteNotFound => StatusCode::NOT_FOUND,
             Self::NotRun { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::OutcomeUnknown { .. } | Self::Nonsense { .. } => StatusCode::BAD_GATEWAY,
@@ -102,6 +107,7 @@ impl Error {
             Self::NotAuthenticated(_) => ErrorCode::NOT_AUTHENTICATED,
             Self::AccessKeyNotAccepted => ErrorCode::ACCESS_KEY_NOT_ACCEPTED,
             Self::AccessTokenNotAccepted => ErrorCode::ACCESS_TOKEN_NOT_ACCEPTED,
+            Self::InvalidSignature(_) => ErrorCode::INVALID_SIGNATURE,
             Self::MethodNotRegistered { .. } | Self::RouteNotFound => ErrorCode::UNDEFINED_OPERATION,
             Self::NotRun { .. } | Self::OutcomeUnknown { .. } => ErrorCode::PLUGIN_UNAVAILABLE,
             Self::WorkerTooSlow => ErrorCode::PLUGIN_TIMEOUT,
@@ -120,6 +126,7 @@ impl Error {
             | Self::NotAuthenticated(_)
             | Self::AccessKeyNotAccepted
             | Self::AccessTokenNotAccepted
+            | Self::InvalidSignature(_)
             | Self::MethodNotRegistered { .. }
             | Self::RouteNotFound => Party::Client,
             Self::NotRun { .. } => Party::Gateway,
@@ -139,6 +146,7 @@ impl Error {
             | Self::NotAuthenticated(_)
             | Self::AccessKeyNotAccepted
             | Self::AccessTokenNotAccepted
+            | Self::InvalidSignature(_)
             | Self::MethodNotRegistered { .. }
             | Self::RouteNotFound
             | Self::OutcomeUnknown { .. }
@@ -177,6 +185,7 @@ impl Error {
             | Self::NotAuthenticated(_)
             | Self::AccessKeyNotAccepted
             | Self::AccessTokenNotAccepted
+            | Self::InvalidSignature(_)
             | Self::MethodNotRegistered { .. }
             | Self::RouteNotFound
             | Self::NotRun { .. } => (None, self.to_string(), None),

@@ -182,11 +182,13 @@ impl Registry {
     /// Makes the claim's routes routable. When this returns, they are kept and live.
     ///
     /// # Errors
-    /// When the url is outside `workers.allowed_urls`, a route belongs to another name, or the store fails.
+    /// When the url is outside `workers.allowed_urls`, the configuration has not the secrets that handlers name, a route
+    /// belongs to another name, or the store fails.
     pub async fn register(&self, claim: Claim) -> Result<Registered, Refusal> {
         upstream::resolve(&claim.url, &self.config().workers)
             .await
             .map_err(|error| Refusal::ForbiddenUrl(error.to_string()))?;
+        claim.check_secrets(&self.inner.config.load()).map_err(Refusal::Unverifiable)?;
         let lease = self.inner.config.load().workers.lease;
         let (worker_id, secret) = (random_hex::<16>(), random_hex::<32>());
         let kept = Secret::new(&secret);
@@ -332,6 +334,18 @@ impl Registry {
     pub fn lease_left(&self, replica: &Replica) -> Option<Duration> {
         let silent = self.inner.clock.now_ms().saturating_sub(replica.alive_at.load(Ordering::Relaxed));
         replica.lease.map(|lease| lease.saturating_sub(Duration::from_millis(silent)))
+    }
+
+    /// Says which handlers cannot be called, because the configuration has no longer what their signatures are checked with.
+    pub fn warn_of_unverifiable(&self, config: &Config) {
+        for (_, endpoint) in self.table().routes.iter() {
+            for handler in endpoint.handlers() {
+                for error in handler.verify.iter().filter_map(|verify| verify.usable(config).err()) {
+                    let method = handler.method.as_str();
+                    warn!(method, route = &*endpoint.path, worker = &*handler.group.name, %error, "webhooks are refused");
+                }
+            }
+        }
     }
 
     /// Requests that wait for a worker.

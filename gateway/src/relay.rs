@@ -5,7 +5,7 @@ mod client;
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio_rustls::rustls::ServerConfig;
+use tracing::warn;
 
 use crate::access_log::{self, Entry};
 use crate::admit::{Admission, InFlight};
@@ -31,12 +32,15 @@ use crate::rate::RateLimits;
 use crate::registry::{Group, Handler, NoParking, Registry};
 use crate::route::Found;
 use crate::telemetry::{AuthFailure, Metrics};
+use crate::webhook::{self, Outcome, Refused, Verification, WebhookRequest};
 
 const REQUEST_ID: http::HeaderName = http::HeaderName::from_static("x-request-id");
 /// A tenth of `limits.max_in_flight` may wait for the workers of one name. Contract section 6.
 const PARKED_SHARE: usize = 10;
 /// A worker that comes back registers within seconds.
 const RETRY_AFTER_PARKING: Duration = Duration::from_secs(2);
+/// Whoever took a secret out of the configuration needs a while to put it back.
+const RETRY_AFTER_RELOAD: Duration = Duration::from_mins(1);
 
 /// The status that logs and metrics give a request whose client went away before its response, as nginx has it.
 const CLIENT_GONE: u16 = 499;
@@ -247,9 +251,14 @@ impl Relay {
         if !Arc::ptr_eq(&table, &self.shared.registry.table()) {
             return Err(Undelivered::Outdated);
         }
+        let verification = match verify(handler, inbound, &body, config)? {
+            Some(Outcome::Handshake(answer)) => return Ok(answer),
+            Some(Outcome::Verified(verification)) => Some(verification),
+            None => None,
+        };
         if let Some(policy) = &handler.delivery {
             let route = RouteName { path: Arc::clone(&endpoint.path), method: method.clone() };
-            let delivery = asked.delivery(inbound, route, policy, &permit, body);
+            let delivery = asked.delivery(inbound, route, policy, &permit, verification, body);
             return Ok(self.shared.deliveries.accept(policy, delivery, admission, inbound.arrived).await?);
         }
         let call = Call {
@@ -381,9 +390,11 @@ impl Asked<'_> {
         route: RouteName,
         policy: &Policy,
         permit: &Permit,
+        verification: Option<Verification>,
         body: Bytes,
     ) -> Delivery {
-        let dedup = policy.dedup_key(&route, &inbound.head.headers, None);
+        let event_id = verification.as_ref().and_then(|verification| verification.event_id.as_deref());
+        let dedup = policy.dedup_key(&route, &inbound.head.headers, event_id);
         let keep = |name: &HeaderName| envelope::reaches_worker(name, permit, inbound.peer_is_trusted);
         Delivery {
             route,
@@ -398,11 +409,30 @@ impl Asked<'_> {
             remote_addr: self.remote_addr,
             user_id: permit.user_id().map(str::to_owned),
             access_key: permit.access_key_type(),
-            verification: None,
+            verification: verification.map(|verification| verification.to_protocol()),
             dedup,
             replay_of: None,
         }
     }
+}
+
+/// Checks a webhook's signature, on the bytes as they came. Contract section 10.
+fn verify(
+    handler: &Handler,
+    inbound: &Inbound,
+    body: &Bytes,
+    config: &Config,
+) -> Result<Option<Outcome>, Error> {
+    let Parts { method, headers, uri, .. } = &inbound.head;
+    let request = WebhookRequest { method, headers, raw_path: uri.path(), raw_query: uri.query(), body };
+    webhook::check(&handler.verify, &request, config, SystemTime::now()).map_err(|refused| match refused {
+        Refused::Rejected(rejected) => Error::InvalidSignature(rejected),
+        Refused::Unusable(error) => {
+            warn!(worker = &*handler.group.name, request_id = inbound.request_id, %error, "webhook refused");
+            let reason = "the gateway is not set up to check this webhook's signature".into();
+            Error::NotRun { reason, retry_after: RETRY_AFTER_RELOAD }
+        }
+    })
 }
 
 fn auth_failure(error: &Error) -> Option<AuthFailure> {
@@ -410,6 +440,7 @@ fn auth_failure(error: &Error) -> Option<AuthFailure> {
         Error::NotAuthenticated(_) => Some(AuthFailure::Missing),
         Error::AccessKeyNotAccepted => Some(AuthFailure::ApiKey),
         Error::AccessTokenNotAccepted => Some(AuthFailure::AccessToken),
+        Error::InvalidSignature(_) => Some(AuthFailure::Signature),
         Error::BadRequest(_)
         | Error::BodyTooLarge { .. }
         | Error::BodyTooSlow

@@ -106,6 +106,7 @@ impl<'a> Gateway<'a> {
         let config = Arc::new(ArcSwap::from_pointee(config));
         let (deliveries, engine) = Deliveries::open(&data_dir, Arc::clone(&config))?;
         let (registry, ejections) = Registry::restore(Arc::clone(&config), store.clone(), recovered);
+        registry.warn_of_unverifiable(&config.load());
         if let Some(Yours { plugins, knows_all_routes }) = inherited {
             runtime.block_on(plugin::restore(&registry, &config.load().plugins, plugins));
             if knows_all_routes {
@@ -442,6 +443,7 @@ impl Running<'_> {
         self.shared.tls.store(tls);
         self.shared.auth.store(Arc::new(auth));
         self.state.grants.store(Arc::new(grants));
+        self.state.registry.warn_of_unverifiable(&new);
         self.shared.config.store(Arc::new(new));
         Ok(())
     }

@@ -79,6 +79,8 @@ pub enum AuthFailure {
     Missing,
     ApiKey,
     AccessToken,
+    /// Of a webhook.
+    Signature,
     /// Contradictory or repeated ones.
     Ambiguous,
     /// On the admin listener.
@@ -244,6 +246,7 @@ impl AuthFailure {
             Self::Missing => "missing",
             Self::ApiKey => "api_key",
             Self::AccessToken => "access_token",
+            Self::Signature => "signature",
             Self::Ambiguous => "ambiguous",
             Self::AdminToken => "admin_token",
         }

@@ -17,6 +17,7 @@ mod registration;
 mod routing;
 mod seed_page;
 mod service_manager;
+mod signatures;
 mod single_replica_restart;
 mod skygear_packages;
 mod skygear_v1;

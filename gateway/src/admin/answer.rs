@@ -105,6 +105,11 @@ impl From<Refusal> for AdminError {
         let message = refusal.to_string();
         match refusal {
             Refusal::Invalid(invalid) => Self::invalid_field(&invalid.field, &invalid.message),
+            Refusal::Unverifiable(invalid) => {
+                let info = Map::from_iter([("field".to_owned(), invalid.field.into())]);
+                let status = StatusCode::UNPROCESSABLE_ENTITY;
+                Self { info: Some(info), ..Self::new(status, ErrorCode::INVALID_ARGUMENT, message) }
+            }
             Refusal::ForbiddenUrl(_) => {
                 let info = Map::from_iter([("field".to_owned(), "url".into())]);
                 let status = StatusCode::UNPROCESSABLE_ENTITY;

@@ -2,6 +2,7 @@ use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::routing::{MethodRouter, get};
+use gearway_protocol::VerifySpec;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -34,6 +35,8 @@ struct RouteMethod {
     key_required: bool,
     user_required: bool,
     timeout_ms: u64,
+    /// How a webhook's signature is checked: nothing, or everything that replicas ask for.
+    verify: Vec<VerifySpec>,
     /// Workers that are given its calls.
     replicas: usize,
     /// Whether one of them could take a call now.
@@ -114,6 +117,7 @@ impl Route {
                     owner: handler.group.name.to_string(),
                     key_required: handler.policy.key_required,
                     user_required: handler.policy.user_required,
+                    verify: handler.verify.iter().map(|verify| verify.spec().clone()).collect(),
                     timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
                     replicas: in_rotation.count(),
                     available: handler.is_available(),

@@ -77,7 +77,7 @@ pub(super) fn drain_methods() -> MethodRouter<AdminState> {
         (status = CONFLICT, body = ErrorBody, description = "a route belongs to another name: `info.conflicts`"),
         (status = PAYLOAD_TOO_LARGE, body = ErrorBody, description = "the body is larger than 64 MiB"),
         (status = UNSUPPORTED_MEDIA_TYPE, body = ErrorBody, description = "the body is not JSON by its Content-Type"),
-        (status = UNPROCESSABLE_ENTITY, body = ErrorBody, description = "the url is outside `workers.allowed_urls`"),
+        (status = UNPROCESSABLE_ENTITY, body = ErrorBody, description = "the url is outside `workers.allowed_urls`, or `verify` names what the configuration has not"),
         (status = SERVICE_UNAVAILABLE, response = Unavailable),
     )
 )]

@@ -112,7 +112,7 @@ fn owned<'e>(
     method: &Method,
     group: &Arc<Group>,
 ) -> &'e mut Handler {
-    let ClaimedHandler { pattern, methods, policy, timeout, delivery, .. } = claimed;
+    let ClaimedHandler { pattern, methods, policy, timeout, verify, delivery, .. } = claimed;
     let endpoint = routes.get_or_insert_with(&pattern.shape(), || Endpoint {
         path: pattern.shared_path(),
         handlers: SmallVec::with_capacity(methods.len()),
@@ -122,6 +122,7 @@ fn owned<'e>(
             method: method.clone(),
             policy: *policy,
             timeout: *timeout,
+            verify: SmallVec::new(),
             delivery: None,
             group: Arc::clone(group),
             offers: SmallVec::new(),
@@ -132,6 +133,11 @@ fn owned<'e>(
     let handler = &mut endpoint.handlers[place];
     handler.policy.key_required |= policy.key_required;
     handler.policy.user_required |= policy.user_required;
+    if let Some(verify) = verify
+        && !handler.verify.contains(verify)
+    {
+        handler.verify.push(Arc::clone(verify));
+    }
     // Replicas that disagree are an upgrade under way, and what is new is what is meant.
     handler.delivery.clone_from(delivery);
     handler.timeout = match (handler.timeout, *timeout) {

@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use gearway_protocol::{GEARWAY_V1, HandlerSpec, Registration, SKYGEAR_V1};
@@ -6,10 +7,12 @@ use http::Method;
 use smallvec::SmallVec;
 
 use crate::auth::Policy;
+use crate::config::Config;
 use crate::delivery;
 use crate::dialect::Dialect;
 use crate::route::{Braces, Pattern, Shape};
 use crate::upstream::WorkerUrl;
+use crate::webhook::Verify;
 
 /// A registration that was checked for everything that can be checked without knowing the others.
 #[derive(Debug)]
@@ -23,14 +26,15 @@ pub struct Claim {
 #[derive(Debug, Clone)]
 pub(super) struct ClaimedHandler {
     /// As the worker wrote it, which is how it wants to be called.
-    pub(super) name: std::sync::Arc<str>,
+    pub(super) name: Arc<str>,
     pub(super) pattern: Pattern,
     pub(super) methods: SmallVec<[Method; 3]>,
     pub(super) policy: Policy,
     pub(super) timeout: Option<Duration>,
     pub(super) idempotent: bool,
+    pub(super) verify: Option<Arc<Verify>>,
     /// [`None`] when nothing is kept.
-    pub(super) delivery: Option<std::sync::Arc<delivery::Policy>>,
+    pub(super) delivery: Option<Arc<delivery::Policy>>,
 }
 
 /// A registration that cannot be accepted as it is: which field, and why.
@@ -72,6 +76,18 @@ impl Claim {
         Ok(Self { url, dialect, registration, handlers })
     }
 
+    /// Refuses handlers whose webhooks could not be verified by this configuration.
+    pub(super) fn check_secrets(&self, config: &Config) -> Result<(), InvalidField> {
+        for (index, handler) in self.handlers.iter().enumerate() {
+            let Some(verify) = &handler.verify else { continue };
+            verify.usable(config).map_err(|unusable| {
+                let field = format!("handlers[{index}].verify.{}", unusable.field);
+                InvalidField::new(field, unusable.message)
+            })?;
+        }
+        Ok(())
+    }
+
     /// The paths claimed, each with the index of its handler.
     pub fn paths(&self) -> impl Iterator<Item = (usize, &Pattern)> {
         self.handlers.iter().map(|handler| &handler.pattern).enumerate()
@@ -103,11 +119,9 @@ impl ClaimedHandler {
                 methods.push(method);
             }
         }
-        // Accepting these and not doing it would let forged webhooks in, or lose acknowledged ones.
-        if spec.verify.is_some() {
-            let message = "is more than this gateway can do; leave it out, and do it in the handler";
-            return Err(InvalidField::new(field("verify"), message));
-        }
+        let verify = spec.verify.as_ref().map(Verify::parse).transpose().map_err(|invalid| {
+            InvalidField::new(field(&format!("verify.{}", invalid.field)), invalid.message)
+        })?;
         let delivery =
             spec.delivery.as_ref().map(delivery::Policy::check).transpose().map_err(|invalid| {
                 InvalidField::new(field(&format!("delivery.{}", invalid.field)), invalid.message)
@@ -122,7 +136,8 @@ impl ClaimedHandler {
             policy: Policy { key_required: spec.key_required, user_required: spec.user_required },
             timeout: spec.timeout_ms.map(Duration::from_millis),
             idempotent: spec.idempotent,
-            delivery: delivery.flatten().map(std::sync::Arc::new),
+            verify: verify.map(Arc::new),
+            delivery: delivery.flatten().map(Arc::new),
         })
     }
 }

@@ -8,6 +8,9 @@ use crate::store::StoreError;
 pub enum Refusal {
     #[error(transparent)]
     Invalid(#[from] InvalidField),
+    /// The configuration lacks what a handler asks for.
+    #[error(transparent)]
+    Unverifiable(InvalidField),
     /// The url points where workers may not be.
     #[error("url: {0}")]
     ForbiddenUrl(String),

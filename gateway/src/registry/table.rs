@@ -9,6 +9,7 @@ use super::replica::{Replica, Rotation};
 use crate::auth::Policy;
 use crate::delivery;
 use crate::route::RouteTable;
+use crate::webhook::Verify;
 
 /// What the gateway knows of routes and replicas at one moment. Never changed: the registry swaps in another.
 #[derive(Debug)]
@@ -35,6 +36,8 @@ pub struct Handler {
     pub timeout: Option<Duration>,
     /// How its requests are kept, by whoever registered last; [`None`] when they are not.
     pub delivery: Option<Arc<delivery::Policy>>,
+    /// What replicas ask of a webhook's signature. Where they disagree, all of it has to hold.
+    pub verify: SmallVec<[Arc<Verify>; 1]>,
     pub group: Arc<Group>,
     pub offers: SmallVec<[Offer; 1]>,
     /// When the last replica that offered it went, for a route that is only remembered.
