@@ -26,4 +26,5 @@ mod tls;
 mod transports;
 mod upgrade;
 mod upstream;
+mod trigger;
 mod vectors;
