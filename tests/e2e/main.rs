@@ -27,4 +27,5 @@ mod transports;
 mod upgrade;
 mod upstream;
 mod trigger;
+mod upstream;
 mod vectors;

@@ -518,3 +518,35 @@ async fn secrets_show_nowhere() {
         assert!(!seen.contains(canary), "{canary}");
     }
 }
+
+/// The guide's own lines: each `verify` registers, each piece of configuration is one.
+#[tokio::test]
+async fn what_the_guide_says_to_paste_can_be_pasted() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/webhooks.md");
+    let guide = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let gateway = Gateway::start(
+        "[webhooks]\npublic_url = \"https://h\"\n[secrets]\nstripe-live = \"a\"\ngithub = \"a\"\nslack = \"a\"\n\
+         shopify = \"a\"\ntwilio = \"a\"\npartner = \"whsec_YWJj\"",
+    )
+    .await;
+    let mut schemes = std::collections::BTreeSet::new();
+    for (number, text) in guide.split("verify={").skip(1).enumerate() {
+        let (fields, _) = text.split_once('}').expect("the closing brace");
+        // `{timestamp}.{body}` has braces of its own.
+        let end = fields.find("{timestamp").map_or(fields.len(), |_| text.find("\"}").expect("the end") + 1);
+        let verify: Value =
+            serde_json::from_str(&format!("{{{}}}", &text[..end])).expect("a dict that is JSON too");
+        schemes.insert(verify["scheme"].as_str().expect("a scheme").to_owned());
+        let registration = Registration::new(&format!("w{number}"))
+            .handler_with(json!({"name": format!("hook{number}"), "verify": verify}));
+        ScriptedWorker::start("w").register(&gateway, &registration).await;
+    }
+    assert_eq!(schemes.len(), 7, "{schemes:?}");
+    let blocks: Vec<_> =
+        guide.split("```toml\n").skip(1).filter_map(|text| text.split("```").next()).collect();
+    assert_eq!(blocks.len(), 2);
+    for block in blocks {
+        let gateway = Gateway::start(block).await;
+        assert_eq!(gateway.get("/").await.status, 200);
+    }
+}

@@ -251,6 +251,12 @@ impl Worker {
         let (program, arguments) = self.command.split_first().context("no command was given")?;
         let mut command = Command::new(program);
         command.args(arguments).env("GEARWAY_GATEWAY", &self.gateway).env("GEARWAY_TOKEN", &self.token);
+        // What webhooks are signed with is the gateway's alone.
+        for (name, _) in
+            env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("GEARWAY_SECRETS__"))
+        {
+            command.env_remove(name);
+        }
         let process =
             Process::start(command).with_context(|| format!("cannot start {}", program.to_string_lossy()))?;
         self.process = Some(process);

@@ -2,7 +2,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gearway_protocol::{HandlerSpec, default_methods};
+use gearway_protocol::{HandlerSpec, VerifySpec, default_methods};
 use http::Method;
 
 use crate::{FromRequest, IntoReply, Reply, Request};
@@ -61,6 +61,18 @@ impl Route {
     /// name may take others.
     pub fn methods(mut self, methods: impl IntoIterator<Item = Method>) -> Self {
         self.spec.methods = methods.into_iter().map(|method| method.to_string()).collect();
+        self
+    }
+
+    /// Lets the gateway refuse webhooks that are not signed as this says; the secret is the gateway's and has a name here.
+    ///
+    /// ```
+    /// use gearway_worker::{VerifyScheme, VerifySpec, handler};
+    ///
+    /// let route = handler("pay/stripe", async || "ok").verify(VerifySpec::new(VerifyScheme::Stripe, "stripe-live"));
+    /// ```
+    pub fn verify(mut self, verify: VerifySpec) -> Self {
+        self.spec.verify = Some(verify);
         self
     }
 
