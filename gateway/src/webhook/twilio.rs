@@ -31,12 +31,12 @@ pub(super) fn check<'k>(
         return Err(Rejected::BodyNotSigned);
     };
     let [without_port, with_port] = public_url.spellings(&target(request.raw_path, request.raw_query));
-    let matches = |url: &str| {
+    let matches = |keys, url: &str| {
         let parts = [url.as_bytes(), fields.as_bytes()];
-        mac::matches(keys.clone(), HmacAlgorithm::Sha1, SignatureEncoding::Base64, &parts, &[signature])
+        mac::matches(keys, HmacAlgorithm::Sha1, SignatureEncoding::Base64, &parts, &[signature])
     };
     // Twilio's own servers do not agree on the port.
-    matches(&without_port).or_else(|_| matches(&with_port))
+    matches(keys.clone(), &without_port).or_else(|_| matches(keys, &with_port))
 }
 
 pub(super) fn target(raw_path: &str, raw_query: Option<&str>) -> String {
