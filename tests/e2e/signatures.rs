@@ -550,3 +550,47 @@ async fn what_the_guide_says_to_paste_can_be_pasted() {
         assert_eq!(gateway.get("/").await.status, 200);
     }
 }
+
+#[tokio::test]
+async fn what_is_kept_was_verified_and_is_known_by_the_provider_s_id() {
+    let gateway = Gateway::start(SECRETS).await;
+    let worker = ScriptedWorker::start("hooks");
+    worker.always(Answer::text("done"));
+    let hook = |name: &str, scheme: &str| {
+        json!({
+            "name": name, "verify": {"scheme": scheme, "secret": name},
+            "delivery": {"mode": "durable", "dedup": "auto", "ack": {"status": 202, "body": "kept"}},
+        })
+    };
+    let registration = Registration::new("hooks")
+        .handler_with(hook("stripe", "stripe"))
+        .handler_with(hook("standard", "standard-webhooks"));
+    worker.register(&gateway, &registration).await;
+    let mut providers = Providers::start().await;
+    let stamp = now();
+    for (number, webhook) in
+        webhooks().into_iter().filter(|it| ["/stripe", "/standard"].contains(&it.target.as_str())).enumerate()
+    {
+        let response = gateway.send(webhook.request()).await;
+        invalid_signature(&response);
+        assert!(response.header("x-gearway-delivery").is_none(), "{response:?}");
+        let signed = providers.sign(&webhook, "msg_1", stamp).await;
+        let again = providers.sign(&webhook, "msg_1", stamp - 1).await;
+        let mut ids = Vec::new();
+        for copy in [&signed, &again, &signed] {
+            let response = gateway.send(copy.request()).await;
+            assert_eq!((response.status, response.text().as_str()), (202, "kept"), "{response:?}");
+            ids.push(response.header("x-gearway-delivery").expect("an id").to_owned());
+        }
+        assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+        let context = worker.call(number).await.envelope["context"]["delivery"].clone();
+        let secret = webhook.target.trim_start_matches('/');
+        assert_eq!(context["id"], ids[0], "{context}");
+        assert_eq!(
+            context["verification"],
+            json!({"scheme": webhook.scheme, "secret": secret, "timestamp": stamp}),
+            "{context}"
+        );
+    }
+    assert_eq!(worker.calls().len(), 2, "copies run once");
+}

@@ -207,6 +207,7 @@ impl Courier {
                 | Error::AccessKeyNotAccepted
                 | Error::AccessTokenNotAccepted
                 | Error::MethodNotRegistered { .. }
+                | Error::InvalidSignature(_)
                 | Error::RouteNotFound => Outcome::Failed("not_delivered"),
             },
         }
