@@ -7,7 +7,10 @@ use crate::{DeliverySpec, VerifySpec};
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Registration {
     /// The service's name. Workers of one name are replicas of each other.
-    #[cfg_attr(feature = "openapi", schema(min_length = 1, max_length = 128))]
+    #[cfg_attr(
+        feature = "openapi",
+        schema(min_length = 1, max_length = 128, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")
+    )]
     pub name: String,
     /// Where the gateway is to `POST` envelopes.
     #[cfg_attr(feature = "openapi", schema(pattern = "^(https?://|unix:/).+"))]

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 
 use serde_json::Value;
 
+static PROFILE: OnceLock<String> = OnceLock::new();
 static BINARIES: LazyLock<HashMap<String, PathBuf>> = LazyLock::new(build);
 
 /// The path of a binary of this workspace: `gearway`, `xtask`, or a sample worker.
@@ -16,6 +17,11 @@ static BINARIES: LazyLock<HashMap<String, PathBuf>> = LazyLock::new(build);
 #[must_use]
 pub fn path(name: &str) -> &'static Path {
     BINARIES.get(name).unwrap_or_else(|| panic!("no binary {name}; there are {:?}", BINARIES.keys()))
+}
+
+/// Builds the programs with another profile than this one's, unless they have been built.
+pub fn use_profile(profile: &str) {
+    PROFILE.get_or_init(|| profile.to_owned());
 }
 
 /// The workspace's top folder.
@@ -33,7 +39,8 @@ pub fn target_dir() -> PathBuf {
 /// Builds the whole workspace's binaries, and not chosen packages': then features resolve as in
 /// `cargo test --workspace`, and nothing is compiled twice.
 fn build() -> HashMap<String, PathBuf> {
-    let (target_dir, profile) = where_this_was_built();
+    let (target_dir, own_profile) = where_this_was_built();
+    let profile = PROFILE.get().map_or(own_profile, String::clone);
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .current_dir(workspace())
         .args(["build", "--workspace", "--bins", "--message-format=json-render-diagnostics"])

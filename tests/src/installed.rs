@@ -19,7 +19,16 @@ const LOCK_POLL: Duration = Duration::from_millis(50);
 /// # Panics
 /// When it cannot be made.
 pub async fn python(requirements: &str) -> PathBuf {
-    let pins = [Path::new(env!("CARGO_MANIFEST_DIR")).join(requirements)];
+    python_with(requirements, None).await
+}
+
+/// As [`python`], and a package of this repository as it is, editable.
+///
+/// # Panics
+/// When it cannot be made.
+pub async fn python_with(requirements: &str, package: Option<&Path>) -> PathBuf {
+    let mut pins = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(requirements)];
+    pins.extend(package.map(|package| package.join("pyproject.toml")));
     let name = requirements.trim_end_matches("/requirements.txt");
     let installers = |dir: &Path| {
         let mut venv = Command::new("python3");
@@ -27,6 +36,9 @@ pub async fn python(requirements: &str) -> PathBuf {
         let mut pip = Command::new(dir.join("bin/python"));
         pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
         pip.args(["-r", "requirements.txt"]);
+        if let Some(package) = package {
+            pip.arg("--editable").arg(package);
+        }
         vec![venv, pip]
     };
     let installed = once(name, "python3", &pins, installers).await;

@@ -6,14 +6,19 @@
 
 pub mod admin;
 pub mod binaries;
+pub mod counted;
+pub mod faults;
+pub mod faulty;
 pub mod gateway;
 pub mod installed;
+pub mod language;
 pub mod load;
 pub mod port;
 pub mod process;
 pub mod scripted;
 pub mod server;
 pub mod tls;
+pub mod vitals;
 pub mod wait;
 pub mod wire;
 pub mod worker;

@@ -52,6 +52,12 @@ impl Registration {
         self
     }
 
+    /// The body, as far as it is known.
+    #[must_use]
+    pub fn as_json(&self) -> &Value {
+        &self.0
+    }
+
     /// Takes a field out of the registration.
     ///
     /// # Panics

@@ -10,6 +10,8 @@ mod binaries;
 mod compose;
 mod demo;
 mod deploy;
+mod fuzz;
+mod soak;
 mod stages;
 
 use std::path::Path;
@@ -38,6 +40,10 @@ enum Command {
     Demo(demo::Options),
     /// Measures the gateway beside nginx and HAProxy.
     Bench(bench::Options),
+    /// Feeds the gateway's parsers with what nobody would send.
+    Fuzz(fuzz::Options),
+    /// Makes workers fail at random for a while, and prints what became of the requests.
+    Soak(soak::Options),
 }
 
 fn main() -> ExitCode {
@@ -46,6 +52,8 @@ fn main() -> ExitCode {
         Command::ComposeTest => stages::run(&[stages::Stage::Compose]),
         Command::Demo(options) => demo::run(&options),
         Command::Bench(options) => bench::run(&options),
+        Command::Fuzz(options) => fuzz::run(&options),
+        Command::Soak(options) => soak::run(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

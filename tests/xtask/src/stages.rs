@@ -19,6 +19,8 @@ pub(crate) enum Stage {
     Doc,
     /// Unit tests, documentation's examples, and the end-to-end tests.
     Test,
+    /// The gateway's fuzz targets, each for some seconds.
+    Fuzz,
     /// The Python SDK: types, tests, packaging.
     Python,
     /// The Node SDK: types, tests, packaging.
@@ -103,6 +105,14 @@ impl Stage {
                     return Ok(Outcome::Skipped(missing));
                 }
                 finish(cargo(&["test", "--workspace", "--no-fail-fast"]))
+            }
+            Self::Fuzz => {
+                if let Some(missing) = missing_program("c++", &["--version"], "g++") {
+                    return Ok(Outcome::Skipped(missing));
+                }
+                let mut fuzz = Command::new(std::env::current_exe()?);
+                fuzz.arg("fuzz");
+                finish(fuzz)
             }
             Self::Python => {
                 if let Some(missing) = missing_venv() {

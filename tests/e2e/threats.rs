@@ -1,0 +1,437 @@
+//! What attacks a gateway, beyond what the tests of each part show: the attacks that go across them.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use gearway_tests::server::Server;
+use gearway_tests::{Answer, Gateway, Registration, Request, ScriptedWorker};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use serde_json::json;
+
+use crate::expect::{self, serving};
+
+/// A worker with a token for its own names is no operator.
+#[tokio::test]
+async fn a_registration_token_does_nothing_else() {
+    let config = r#"
+        [admin]
+        registration_tokens = ["any-token", { token = "limited-token", names = ["billing"], paths = ["/billing/"] }]
+    "#;
+    let gateway = Gateway::start(config).await;
+    let worker = ScriptedWorker::start("worker");
+    let orders = Registration::new("orders").handler("orders");
+    let answer = worker.try_register(&gateway, &orders, Some("any-token")).await.expect_status(201).json();
+    let id = answer["worker_id"].as_str().expect("an id");
+    let user = json!({"user": "mallory", "ttl": "1h"});
+    for token in ["any-token", "limited-token"] {
+        for request in [
+            Request::new("POST", "/v1/tokens").json(&user),
+            Request::get("/v1/tokens"),
+            Request::new("DELETE", "/v1/tokens/any"),
+            Request::new("POST", &format!("/v1/workers/{id}/drain")).body(""),
+            Request::new("DELETE", "/v1/routes?path=/orders"),
+            // Reading is for loopback names and administrators.
+            Request::get("/v1/routes").header("Host", "gateway.example"),
+            Request::get("/metrics").header("Host", "gateway.example"),
+        ] {
+            let response = request.clone().bearer(token).send(gateway.admin_address()).await;
+            assert!(matches!(response.status, 401 | 403 | 404 | 405), "{request:?}: {response:?}");
+            assert!(!response.text().contains("127.0.0.1"), "{request:?}: {response:?}");
+        }
+    }
+    let foreign = Request::get("/v1/workers").header("Host", "gateway.example").bearer("limited-token");
+    assert!(!foreign.send(gateway.admin_address()).await.text().contains("orders"));
+    assert_eq!(gateway.get("/orders").await.status, 200);
+    assert!(!gateway.admin().get("/v1/tokens").await.text().contains("mallory"));
+}
+
+/// A worker that takes over the name and paths of another needs its token; one that lists a foreign route gets none of its own.
+#[tokio::test]
+async fn a_stolen_route_changes_nothing() {
+    let (gateway, owner) = serving("", &["pay"]).await;
+    let thief = ScriptedWorker::start("thief");
+    for claimed in ["pay", "/pay", ":pay"] {
+        let registration = Registration::new("thief").handler("mine").handler(claimed);
+        let token = gateway.registration_token();
+        let refused = thief.try_register(&gateway, &registration, Some(&token)).await.expect_status(409);
+        assert!(refused.text().contains("worker") && refused.text().contains("thief"), "{refused:?}");
+    }
+    assert_eq!(gateway.post("/pay", "x").await.expect_status(200).json()["worker"], "worker");
+    expect::unmatched(&gateway.get("/mine").await);
+    assert_eq!((owner.calls().len(), thief.calls().len()), (1, 0));
+}
+
+/// However a protected path is spelt, it is either the protected handler that is asked for, with its credentials, or nobody's.
+#[tokio::test]
+async fn no_spelling_of_a_path_gets_around_its_key() {
+    let gateway = Gateway::start("[auth]\nclient_keys = [\"client-key\"]").await;
+    let worker = ScriptedWorker::start("worker");
+    let registration = Registration::new("worker")
+        .handler("/")
+        .handler_with(json!({"name": "admin/", "key_required": true}))
+        .handler_with(json!({"name": "admin", "key_required": true}));
+    worker.register(&gateway, &registration).await;
+    for target in [
+        "/admin",
+        "/admin/",
+        "/admin/x",
+        "/%61dmin/x",
+        "/%41dmin/x",
+        "/admin%2fx",
+        "/admin%2Fx",
+        "/admin%5cx",
+        "/admin\\x",
+        "/./admin/x",
+        "/%2e/admin/x",
+        "/x/../admin/x",
+        "/x/%2e%2e/admin/x",
+        "/x/..%2fadmin/x",
+        "/x/.%2e/admin",
+        "//admin/x",
+        "/admin//x",
+        "///admin",
+        "/admin;a=b/x",
+        "/admin%00/x",
+        "/admin%0a/x",
+        "/admin%20/x",
+        "/admin./x",
+        "/admin%252fx",
+        "/%2561dmin/x",
+        "/ADMIN/x",
+        "/admin?/x",
+        "/%c0%afadmin/x",
+        "/%e0%80%afadmin",
+        "/%ef%bc%8fadmin",
+        "http://other.example/admin/x",
+        "http://other.example//admin/x",
+    ] {
+        let calls = worker.calls().len();
+        let response = gateway.get(target).await;
+        match response.status {
+            301 | 308 | 400 | 401 => assert_eq!(worker.calls().len(), calls, "{target}"),
+            200 => {
+                let envelope = expect::envelope(&response);
+                let path = envelope["param"]["path"].as_str().unwrap_or_default().to_owned();
+                // What the open handler gets must be no protected path to anyone who compares texts.
+                let protected = path == "/admin" || path.starts_with("/admin/");
+                assert!(envelope["name"] == "/" && !protected, "{target}: {envelope}");
+                let normal = !path.contains("//") && !path.contains('\\') && !path.contains("/../");
+                assert!(normal && !path.contains('\0'), "{target}: {envelope}");
+            }
+            _ => panic!("{target}: {response:?}"),
+        }
+    }
+    let with_key = Request::get("/%61dmin/x").api_key("client-key");
+    assert_eq!(expect::handled_by(&gateway.send(with_key).await), "admin/");
+}
+
+/// A name is resolved when it is registered and whenever it is used, and the address is what counts.
+#[tokio::test]
+async fn a_name_that_resolves_elsewhere_is_refused() {
+    let gateway = Gateway::start("[workers]\nallowed_urls = [\"192.0.2.0/24\"]").await;
+    let worker = ScriptedWorker::start("worker");
+    let port = worker.address().port();
+    let token = gateway.registration_token();
+    for host in ["localhost", "127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "0x7f000001", "2130706433", "127.1"]
+    {
+        let registration =
+            Registration::new("worker").handler("foo").set("url", json!(format!("http://{host}:{port}/")));
+        let response = worker.try_register(&gateway, &registration, Some(&token)).await;
+        assert!(matches!(response.status, 400 | 403 | 422), "{host}: {response:?}");
+        assert!(response.text().contains("url"), "{host}: {response:?}");
+    }
+    expect::unmatched(&gateway.get("/foo").await);
+    assert_eq!(worker.server().connections(), 0);
+}
+
+/// A worker's redirect is no answer, and nothing that it points to is asked.
+#[tokio::test]
+async fn redirects_of_workers_are_not_followed() {
+    let (gateway, worker) = serving("", &["foo"]).await;
+    let trap = Server::start(|_| Answer::text("trapped"));
+    for status in [301, 302, 303, 307, 308] {
+        let location = format!("http://{}/", trap.address());
+        worker.always(Answer::status(status, "").header("Location", &location));
+        expect::error(&gateway.post("/foo", "x").await, 502, 130, "UnexpectedError");
+    }
+    assert_eq!((worker.calls().len(), trap.connections()), (5, 0));
+}
+
+/// Proxy variables, in either case, and addresses that a token brings along: the gateway calls its workers and its issuer, and
+/// nobody else.
+#[tokio::test]
+async fn nobody_is_called_on_a_strangers_word() {
+    let trap = Server::start(|_| Answer::text("trapped"));
+    let issuer = Server::start(|_| Answer::raw(r#"{"keys":[]}"#));
+    let proxy = format!("http://{}", trap.address());
+    let config =
+        format!("[auth]\njwt.jwks_url = \"http://{}/keys\"\nuser_requires_key = false", issuer.address());
+    let mut builder = Gateway::builder().config(&config);
+    for name in ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"] {
+        builder = builder.env(name, &proxy);
+    }
+    let gateway = builder.start().await;
+    let worker = ScriptedWorker::start("worker");
+    let registration = Registration::new("worker")
+        .handler("foo")
+        .handler_with(json!({"name": "user", "user_required": true}));
+    worker.register(&gateway, &registration).await;
+    assert_eq!(gateway.post("/foo", "x").await.status, 200);
+
+    for algorithm in [Algorithm::HS256, Algorithm::HS512] {
+        let mut header = Header::new(algorithm);
+        header.jku = Some(format!("{proxy}/jku"));
+        header.x5u = Some(format!("{proxy}/x5u"));
+        header.kid = Some(format!("{proxy}/kid"));
+        let exp = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs() + 600;
+        let claims = json!({"sub": "mallory", "exp": exp, "iss": format!("{proxy}/")});
+        let token = jsonwebtoken::encode(&header, &claims, &EncodingKey::from_secret(b"any"));
+        let request = Request::get("/user").bearer(&token.expect("a token"));
+        expect::error(&gateway.send(request).await, 401, 104, "AccessTokenNotAccepted");
+    }
+    assert!(issuer.connections() > 0, "the issuer is asked directly");
+    assert_eq!((worker.calls().len(), trap.connections()), (1, 0));
+}
+
+/// The admin listener speaks JSON, to those who show a token in `Authorization`, and sets nothing that a browser would send again.
+#[tokio::test]
+async fn the_admin_listener_is_of_no_use_to_a_browser() {
+    let gateway = Gateway::start("").await;
+    let admin = gateway.admin();
+    let body = json!({"user": "mallory", "ttl": "1h"}).to_string();
+    for content_type in
+        ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""]
+    {
+        let request = Request::post("/v1/tokens", body.clone()).header("Content-Type", content_type);
+        let response = admin.send(request).await;
+        assert!(matches!(response.status, 400 | 415), "{content_type}: {response:?}");
+    }
+    for (name, value) in [
+        ("Cookie", format!("token={0}; admin_token={0}; Authorization={0}", admin.token)),
+        ("X-Skygear-Access-Token", admin.token.clone()),
+        ("X-Skygear-API-Key", admin.token.clone()),
+        ("Authorization", format!("Basic {}", admin.token)),
+        ("Proxy-Authorization", format!("Bearer {}", admin.token)),
+    ] {
+        let request =
+            Request::new("POST", "/v1/tokens").header(name, value).header("Content-Type", "application/json");
+        let response = request.body(body.clone()).send(gateway.admin_address()).await;
+        assert_eq!(response.status, 401, "{name}: {response:?}");
+    }
+    for target in ["/livez", "/v1/routes", "/v1/tokens", "/metrics", "/openapi.json", "/nowhere"] {
+        let response = admin.get(target).await;
+        assert_eq!(response.header("set-cookie"), None, "{response:?}");
+        assert_eq!(response.header("access-control-allow-origin"), None, "{response:?}");
+    }
+    assert!(!admin.get("/v1/tokens").await.text().contains("mallory"));
+}
+
+/// Depth costs stack, and nothing that came packed is unpacked: a few bytes stay a few bytes.
+#[tokio::test]
+async fn small_messages_cannot_become_large() {
+    let (gateway, worker) = serving("", &["foo"]).await;
+    let deep = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+    for levels in [100, 10_000, 1_000_000] {
+        worker
+            .always(Answer::raw(format!("{{\"result\":{{\"type\":\"json\",\"value\":{}}}}}", deep(levels))));
+        let response = gateway.post("/foo", "x").await;
+        match response.status {
+            200 => assert_eq!(response.text(), deep(levels)),
+            _ => drop(expect::error(&response, 502, 130, "UnexpectedError")),
+        }
+        for reply in [
+            format!("{{\"error\":{{\"code\":110,\"message\":\"m\",\"info\":{{\"a\":{}}}}}}}", deep(levels)),
+            deep(levels),
+            format!("{{\"other\":{},\"result\":{{\"type\":\"text\",\"value\":\"a\"}}}}", deep(levels)),
+        ] {
+            worker.always(Answer::raw(reply));
+            let response = gateway.post("/foo", "x").await;
+            assert!(matches!(response.status, 200 | 404 | 502), "{response:?}");
+        }
+        let registration = format!("{{\"name\":\"a\",\"handlers\":[],\"features\":{}}}", deep(levels));
+        let request = Request::post("/v1/workers", registration).header("Content-Type", "application/json");
+        let response = request.bearer(&gateway.registration_token()).send(gateway.admin_address()).await;
+        assert!((400..500).contains(&response.status), "{response:?}");
+    }
+    // A gzip stream, as its first bytes: it is nobody's business here.
+    let packed = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\x03\xed\xc1\x01\x0d".to_vec();
+    worker.echo_bodies();
+    for coding in ["gzip", "deflate", "br", "zstd"] {
+        let request = Request::post("/foo", packed.clone()).header("Content-Encoding", coding);
+        let request = request.header("Accept-Encoding", coding);
+        let response = gateway.send(request).await.expect_status(200);
+        assert_eq!(
+            (response.body.as_slice(), response.header("content-encoding")),
+            (packed.as_slice(), None)
+        );
+        assert_eq!(worker.last_call().envelope["param"]["header"]["Content-Encoding"], json!([coding]));
+    }
+    let header = json!({"Content-Encoding": ["gzip"], "Content-Type": ["text/plain"]});
+    let body = gearway_protocol::Base64Body::encode(&packed);
+    worker.always(Answer::reply(
+        &json!({"result": {"type": "response", "status": 200, "header": header, "body": body}}),
+    ));
+    let response = gateway.get("/foo").await.expect_status(200);
+    assert_eq!(
+        (response.body.as_slice(), response.header("content-encoding").as_deref()),
+        (&packed[..], Some("gzip"))
+    );
+}
+
+/// A text in every secret place, and every place where one could show.
+#[tokio::test]
+async fn no_secret_is_seen_anywhere() {
+    const CANARIES: [&str; 9] = [
+        "canary-client-key",
+        "canary-master-key",
+        "canary-jwt-secret-0123456789-0123456789",
+        "canary-admin-token",
+        "canary-registration-token",
+        "canary-limited-token",
+        "canary-wrong-key",
+        "canary-wrong-token",
+        "canary-proxy-password",
+    ];
+    let config = format!(
+        r#"
+        [admin]
+        tokens = ["{3}"]
+        registration_tokens = ["{4}", {{ token = "{5}", names = ["limited"], paths = ["/limited/"] }}]
+        [auth]
+        client_keys = ["{0}"]
+        master_keys = ["{1}"]
+        query_credentials = true
+        jwt.secret = "{2}"
+        "#,
+        CANARIES[0], CANARIES[1], CANARIES[2], CANARIES[3], CANARIES[4], CANARIES[5],
+    );
+    let gateway = Gateway::builder().config(&config).env("RUST_LOG", "trace").start().await;
+    let [client_key, master_key, jwt_secret, admin_token, registration_token, ..] = CANARIES;
+    let admin = gearway_tests::Admin { address: gateway.admin_address(), token: admin_token.to_owned() };
+    let worker = ScriptedWorker::start("worker");
+    let registration = Registration::new("worker")
+        .handler("open")
+        .handler("tree/")
+        .handler_with(json!({"name": "user", "user_required": true}));
+    let registered = worker
+        .try_register(&gateway, &registration, Some(registration_token))
+        .await
+        .expect_status(201)
+        .json();
+    let worker_secret = registered["secret"].as_str().expect("a secret").to_owned();
+    let opaque = admin.create_token("alice", "1h").await;
+    let exp = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs() + 600;
+    let claims = json!({"sub": "alice", "exp": exp});
+    let jwt =
+        jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(jwt_secret.as_bytes()))
+            .expect("a token");
+
+    let mut shown = Vec::new();
+    for request in [
+        Request::get("/user").api_key(client_key).bearer(&jwt),
+        Request::get("/user").api_key(master_key).header("X-Gearway-User-Id", "bob"),
+        Request::get("/user").api_key(client_key).access_token(&opaque.token),
+        Request::get("/user").api_key(CANARIES[6]).bearer(&jwt),
+        Request::get("/user").api_key(client_key).access_token(CANARIES[7]),
+        Request::get("/user").api_key(client_key).api_key(master_key),
+        Request::get("/user").access_token(&jwt).bearer(&opaque.token),
+        Request::get(&format!("/user?api_key={client_key}&access_token={jwt}")),
+        Request::get(&format!("/tree?api_key={client_key}&a=1")),
+        Request::get(&format!("//tree?access_token={jwt}")),
+        Request::get(&format!("/tree/%zz?api_key={client_key}")),
+        Request::get(&format!("/nowhere?access_token={}", opaque.token)),
+        Request::new("PATCH", &format!("/open?api_key={client_key}")),
+        Request::get("/open").header("Proxy-Authorization", format!("Basic {}", CANARIES[8])),
+        Request::post("/open", "x").header("Host", "a b").api_key(client_key),
+    ] {
+        shown.push(format!("{:?}", gateway.send(request).await));
+    }
+    // A head that is refused, and workers that fail in every way, with what they were sent at hand.
+    let mut connection = gateway.connect().await;
+    let broken = format!("GET /user HTTP/1.1\r\nX-Skygear-API-Key: {client_key}\r\nbroken\r\n\r\n");
+    connection.write(broken.as_bytes()).await.expect("an open connection");
+    shown.push(String::from_utf8_lossy(&connection.read_to_end().await).into_owned());
+    let call = worker.calls().len();
+    for answer in [Answer::close(), Answer::raw("nonsense"), Answer::status(500, ""), Answer::status(401, "")]
+    {
+        worker.always(answer);
+        let request = Request::post("/user", "x").api_key(client_key).bearer(&jwt);
+        shown.push(format!("{:?}", gateway.send(request).await));
+    }
+    assert!(worker.calls().len() >= call + 4);
+    for request in [
+        Request::new("POST", "/v1/workers").json(&json!({"name": 1})).bearer(registration_token),
+        Request::new("POST", "/v1/workers").json(&json!({})).bearer(CANARIES[7]),
+        Request::get(&format!("/v1/routes?token={admin_token}")).header("Host", "gateway.example"),
+        Request::new("PUT", "/v1/workers/none/lease").body("").bearer(registration_token),
+    ] {
+        shown.push(format!("{:?}", request.send(gateway.admin_address()).await));
+    }
+    for target in
+        ["/v1/workers", "/v1/routes", "/v1/tokens", "/metrics", "/openapi.json", "/livez", "/readyz"]
+    {
+        shown.push(format!("{target} {:?}", admin.get(target).await));
+    }
+    for arguments in [
+        &["workers"][..],
+        &["workers", "--json"],
+        &["routes"],
+        &["routes", "--json"],
+        &["tokens", "list"],
+        &["check", "--config"],
+    ] {
+        let mut command = gearway_tests::gateway::gearway(arguments);
+        if arguments[0] == "check" {
+            command.arg(gateway.config_path());
+        }
+        command.env("GEARWAY_ADMIN", format!("http://{}", gateway.admin_address()));
+        command.env("GEARWAY_ADMIN_TOKEN", admin_token);
+        let finished = gearway_tests::process::run(command).await;
+        assert_eq!(finished.code(), 0, "{finished:?}");
+        shown.push(finished.output());
+    }
+    // A reload, of a file that is wrong next to the secrets.
+    gateway.write_config(&format!("{config}\nunknown_key = \"{client_key}\""));
+    gateway.sighup();
+    gateway.wait_for_log("the bad file is refused", |line| line.contains("unknown_key")).await;
+
+    let log = gateway.log();
+    assert!(log.iter().any(|line| line.contains("\"TRACE\"")), "the log is not at its most talkative");
+    shown.push(log.join("\n"));
+    let secrets = CANARIES.into_iter().chain([worker_secret.as_str(), opaque.token.as_str(), jwt.as_str()]);
+    for secret in secrets {
+        for text in &shown {
+            let place = text.find(secret);
+            assert!(place.is_none(), "{secret} in {}", excerpt(text, place.unwrap_or_default()));
+        }
+    }
+    // To the worker goes its own secret, and none of the others.
+    for call in worker.calls() {
+        let seen = format!("{:?} {}", call.http, call.envelope);
+        for secret in CANARIES.into_iter().chain([opaque.token.as_str(), jwt.as_str()]) {
+            assert!(!seen.contains(secret), "{secret} reached the worker: {seen}");
+        }
+        assert_eq!(call.http.header("authorization"), Some(format!("Bearer {worker_secret}").as_str()));
+    }
+}
+
+fn excerpt(text: &str, place: usize) -> String {
+    let around =
+        |byte: usize| text.char_indices().map(|(at, _)| at).rfind(|at| *at <= byte).unwrap_or_default();
+    text[around(place.saturating_sub(300))..around(place + 100)].to_owned()
+}
+
+/// A lapsed worker cannot come back by its heartbeat, nor one that another has replaced.
+#[tokio::test]
+async fn a_late_heartbeat_is_refused() {
+    let gateway = Gateway::start("[workers]\nlease = \"1s\"").await;
+    let worker = ScriptedWorker::start("worker");
+    let registration = Registration::new("worker").handler("foo");
+    let replaced = worker.register(&gateway, &registration).await;
+    let lapsed = worker.register(&gateway, &registration).await;
+    let side = gateway.worker_side();
+    assert_eq!(side.renew(&replaced.worker_id).await.status, 404);
+    gateway.admin().wait_for_workers(0).await;
+    assert_eq!(side.renew(&lapsed.worker_id).await.status, 404);
+    expect::not_run(&gateway.post("/foo", "x").await);
+    assert_eq!(worker.calls().len(), 0);
+}
