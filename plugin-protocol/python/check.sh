@@ -31,6 +31,10 @@ step "pytest, with gearway[fast]"
 "$bin/pip" install --quiet --disable-pip-version-check --editable '.[fast]'
 "$bin/pytest" --quiet -p no:cacheprovider --numprocesses 4 tests/test_{envelope,vectors,protocol,gateway}.py
 
+step "pytest, without what is in C"
+"$bin/pip" uninstall --quiet --disable-pip-version-check --yes httptools pybase64 uvloop
+"$bin/pytest" --quiet -p no:cacheprovider --numprocesses 4 tests/test_{envelope,vectors,protocol,gateway}.py
+
 step "package: build the wheel, install it and nothing else, serve the sample"
 rm -rf "$work/dist"
 "$bin/python" -m build --no-isolation --outdir "$work/dist" .

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from harness import envelope
 
-from gearway._envelope import NotAnEnvelope, decode
+from gearway import _base64
+from gearway._envelope import Call, NotAnEnvelope, decode
 from gearway._request import Request, environ
 
 
@@ -37,6 +38,46 @@ def test_a_body_is_not_mistaken() -> None:
             assert getattr(call, key) == value
     # An escaped slash is JSON, though nobody writes it.
     assert decode(json.dumps(fields).replace("/", "\\/").encode()).body == body
+
+
+@pytest.fixture(params=["pybase64", "binascii"])
+def codec(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both base64 codecs: pybase64 where it is installed, and the standard library's."""
+    if request.param == "binascii":
+        monkeypatch.setattr(_base64, "_fast", None)
+
+
+def outcome(raw: bytes) -> Call | str:
+    try:
+        return decode(raw)
+    except NotAnEnvelope as reason:
+        # Where in the text the JSON ends depends on what was cut out of it.
+        return str(reason).partition(":")[0]
+
+
+@pytest.mark.usefixtures("codec")
+def test_a_body_that_is_cut_out_reads_as_one_that_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Envelopes that were changed anywhere: read alike, or refused alike."""
+    choose = random.Random(11)
+    pieces = [b'"', b"\\", b"{", b"}", b",", b":", b'"body":"', b"=", b"-", b" ", b"\n", "é".encode(), b"null"]
+    for _ in range(2000):
+        fields = json.loads(envelope("foo", "POST", choose.randbytes(choose.randrange(40))))
+        raw = json.dumps({"pad": "p" * 50, **fields}, separators=(",", ":")).encode()
+        start = choose.randrange(len(raw))
+        changed = raw[:start] + choose.choice(pieces) + raw[start + choose.randrange(4) :]
+        monkeypatch.setattr("gearway._envelope._CUT_FROM", 0)
+        cut = outcome(changed)
+        monkeypatch.setattr("gearway._envelope._CUT_FROM", 1 << 30)
+        assert cut == outcome(changed), changed
+
+
+@pytest.mark.usefixtures("codec")
+def test_another_body_alone_is_not_the_body() -> None:
+    fields = json.loads(envelope("foo", "POST", b"\xfb\xff" * 3000))
+    del fields["param"]["body"]
+    fields["param"]["params"] = {"body": "YWJj" * 2000}
+    call = decode(json.dumps(fields, separators=(",", ":")).encode())
+    assert (call.body, call.params) == (b"", {"body": "YWJj" * 2000})
 
 
 def test_unknown_fields_are_ignored() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def _fast_codec() -> Any:
-    """pybase64 does in 5 µs what the standard library does in 200; it is there with `gearway[fast]`."""
+    """pybase64 does in 5 µs what the standard library does in 200; it is there where it comes compiled."""
     try:
         return importlib.import_module("pybase64")
     except ImportError:

@@ -35,14 +35,29 @@ class NotAnEnvelope(ValueError):
 # Below this, looking for the body in the raw bytes costs more than it saves.
 _CUT_FROM = 4096
 _BODY_KEY = b'"body":"'
+# What an envelope has in place of a body that was cut out of it; no base64.
+_CUT = "*cut*"
 
 
 def decode(raw: bytes, traceparent: str | None = None) -> Call:
     """Raises NotAnEnvelope."""
     body, rest = _cut_body(raw)
+    if body is not None:
+        call = _read(rest, traceparent, body)
+        if call is not None:
+            return call
+    call = _read(raw, traceparent, None)
+    assert call is not None
+    return call
+
+
+def _read(raw: bytes, traceparent: str | None, cut: bytes | None) -> Call | None:
+    """``cut`` is what ``_CUT`` stands for, if ``raw`` has it; None when something else than the body was cut out."""
     try:
-        envelope = json.loads(rest)
+        envelope = json.loads(raw)
     except ValueError as error:
+        if cut is not None:
+            return None
         raise NotAnEnvelope(f"not JSON: {error}") from None
     if not isinstance(envelope, dict):
         raise NotAnEnvelope("not an object")
@@ -50,10 +65,13 @@ def decode(raw: bytes, traceparent: str | None = None) -> Call:
         raise NotAnEnvelope("kind is not 'handler'")
     context = _field(envelope, "context", dict)
     param = _field(envelope, "param", dict)
+    body = cut
     if body is None:
         body = _base64.decode(_field(param, "body", str, ""))
         if body is None:
             raise NotAnEnvelope("param.body is not standard base64 with padding")
+    elif param.get("body") != _CUT:
+        return None
     header = _field(param, "header", dict, {})
     if not all(isinstance(values, list) and all(isinstance(v, str) for v in values) for values in header.values()):
         raise NotAnEnvelope("param.header is not lists of strings by name")
@@ -82,9 +100,8 @@ def decode(raw: bytes, traceparent: str | None = None) -> Call:
 def _cut_body(raw: bytes) -> tuple[bytes | None, bytes]:
     """A long body is decoded where it lies, and only the rest goes through the JSON parser.
 
-    Within a JSON string every quote is escaped, so a `"body":"` that follows a brace, comma or white space is a key;
-    if it is there once, and what follows is base64 to the next quote, it is the body. In any other case the parser
-    gets everything.
+    Within a JSON string every quote is escaped, so a `"body":"` that follows a brace, comma or white space is a key.
+    Whether it is the body's shows when the rest has been read: ``_CUT`` stands in the body's place then.
     """
     if len(raw) < _CUT_FROM:
         return None, raw
@@ -93,12 +110,12 @@ def _cut_body(raw: bytes) -> tuple[bytes | None, bytes]:
         return None, raw
     start = key + len(_BODY_KEY)
     end = raw.find(b'"', start)
-    if end < 0 or raw.find(_BODY_KEY, end) >= 0:
+    if end < 0:
         return None, raw
     body = _base64.decode(memoryview(raw)[start:end])
     if body is None:
         return None, raw
-    return body, raw[:start] + raw[end:]
+    return body, b"%b%b%b" % (raw[:start], _CUT.encode(), raw[end:])
 
 
 _REQUIRED: Any = object()
