@@ -4,7 +4,7 @@ import { ErrorCode, HandlerError, NEUTRAL, encodeError, isHandlerError } from ".
 import { encodeReply } from "./reply.js";
 import { openCall } from "./request.js";
 
-/** @typedef {{ status: number, body: string }} Answer The worker's HTTP response to one envelope. */
+/** @typedef {{ status: number, body: string | Buffer }} Answer The worker's HTTP response to one envelope. */
 
 /** What turns envelopes into replies. */
 export class Calls {
@@ -23,15 +23,15 @@ export class Calls {
   /**
    * Runs the handler that the envelope names. Never throws.
    *
-   * @param {string} text
+   * @param {string | Buffer} raw
    * @param {string | null} traceparent
    * @returns {Promise<Answer>}
    */
-  async answer(text, traceparent) {
+  async answer(raw, traceparent) {
     let opened;
     let route;
     try {
-      const envelope = readEnvelope(text);
+      const envelope = readEnvelope(raw);
       const { name, param } = envelope;
       route = this.#routes.find(name, param.method);
       if (route === undefined) {

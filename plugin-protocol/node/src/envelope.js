@@ -27,22 +27,63 @@
 /** The text is not an envelope. */
 export class NotAnEnvelope extends Error {}
 
+/** Below this, looking for the body in the raw bytes costs more than it saves. */
+const CUT_FROM = 4096;
+const BODY_KEY = '"body":"';
+/** What an envelope has in place of a body that was cut out of it; no base64. */
+const CUT = "*cut*";
+
 /**
- * @param {string} text
+ * @param {string | Buffer} raw
  * @returns {Envelope}
  */
-export function readEnvelope(text) {
+export function readEnvelope(raw) {
+  const cut = typeof raw === "string" ? undefined : cutBody(raw);
+  if (cut !== undefined) {
+    const envelope = read(cut.rest, cut.body);
+    if (envelope !== undefined) return envelope;
+  }
+  return /** @type {Envelope} */ (read(raw.toString(), undefined));
+}
+
+/**
+ * A long body is decoded where it lies, and only the rest goes through the JSON parser.
+ *
+ * Quotes within a JSON string are escaped, so a `"body":"` that follows a brace, comma or white space is a key. Whether it
+ * is the body's shows when the rest has been read: {@link CUT} stands in the body's place then.
+ *
+ * @param {Buffer} raw
+ */
+function cutBody(raw) {
+  if (raw.length < CUT_FROM) return undefined;
+  const key = raw.indexOf(BODY_KEY);
+  if (key < 1 || !"{, \t\r\n".includes(String.fromCharCode(raw[key - 1]))) return undefined;
+  const start = key + BODY_KEY.length;
+  const end = raw.indexOf(0x22, start);
+  if (end < 0) return undefined;
+  const body = decoded(raw.toString("latin1", start, end));
+  return body && { body, rest: raw.toString("utf8", 0, start) + CUT + raw.toString("utf8", end) };
+}
+
+/**
+ * @param {string} text
+ * @param {Buffer | undefined} cut what {@link CUT} stands for, if the text has it
+ * @returns {Envelope | undefined} undefined when something else than the body was cut out
+ */
+function read(text, cut) {
   /** @type {unknown} */
   let value;
   try {
     value = JSON.parse(text);
   } catch {
+    if (cut !== undefined) return undefined;
     throw new NotAnEnvelope("not JSON");
   }
   const envelope = object(value, "the envelope");
   if (envelope.kind !== "handler") throw new NotAnEnvelope('kind must be "handler"');
   const context = object(envelope.context ?? {}, "context");
   const param = object(envelope.param, "param");
+  if (cut !== undefined && param.body !== CUT) return undefined;
   return {
     name: string(envelope.name, "name"),
     context: {
@@ -59,7 +100,7 @@ export function readEnvelope(text) {
       queryString: string(param.query_string ?? "", "param.query_string"),
       params: params(param.params ?? {}),
       headers: headers(param.header ?? {}),
-      body: bytes(param.body ?? "", "param.body"),
+      body: cut ?? bytes(param.body ?? "", "param.body"),
       remoteAddr: string(param.remote_addr ?? "", "param.remote_addr"),
     },
   };
@@ -127,12 +168,18 @@ function headers(value) {
  * @param {string} field
  */
 function bytes(value, field) {
-  const text = string(value, field);
-  const decoded = Buffer.from(text, "base64");
+  const body = decoded(string(value, field));
+  if (body === undefined) throw new NotAnEnvelope(`${field} must be standard base64 with padding`);
+  return body;
+}
+
+/**
+ * @param {string} text
+ * @returns {Buffer | undefined} undefined for what is no base64
+ */
+function decoded(text) {
+  const body = Buffer.from(text, "base64");
   // Buffer passes over what is not base64; then there are fewer bytes than the text stands for.
   const padding = text.endsWith("==") ? 2 : text.endsWith("=") ? 1 : 0;
-  if (text.length % 4 !== 0 || decoded.length !== (text.length / 4) * 3 - padding) {
-    throw new NotAnEnvelope(`${field} must be standard base64 with padding`);
-  }
-  return decoded;
+  return text.length % 4 === 0 && body.length === (text.length / 4) * 3 - padding ? body : undefined;
 }

@@ -1,10 +1,12 @@
 import { types } from "node:util";
 
+const AFTER_BODY = '"}}';
+
 /**
  * The body of the reply that says what a handler returned. Contract section 5.
  *
  * @param {unknown} value
- * @returns {Promise<string>}
+ * @returns {Promise<string | Buffer>}
  */
 export async function encodeReply(value) {
   if (typeof value === "string") {
@@ -13,7 +15,7 @@ export async function encodeReply(value) {
   }
   if (isResponse(value)) return encodeResponse(value);
   if (ArrayBuffer.isView(value) || types.isAnyArrayBuffer(value)) {
-    return responseText(200, { "Content-Type": ["application/octet-stream"] }, bytesOf(value));
+    return responseBytes(200, { "Content-Type": ["application/octet-stream"] }, bytesOf(value));
   }
   return `{"result":{"type":"json","value":${json(value)}}}`;
 }
@@ -44,17 +46,24 @@ async function encodeResponse(response) {
     const canonical = canonicalCase(name);
     header.set(canonical, [...(header.get(canonical) ?? []), value]);
   }
-  return responseText(status, Object.fromEntries(header), Buffer.from(await response.arrayBuffer()));
+  return responseBytes(status, Object.fromEntries(header), Buffer.from(await response.arrayBuffer()));
 }
 
 /**
+ * As bytes, so that a long body is not copied from string to string.
+ *
  * @param {number} status
  * @param {Record<string, string[]>} header
  * @param {Buffer} body
  */
-function responseText(status, header, body) {
-  const fields = `"status":${status},"header":${JSON.stringify(header)},"body":"${body.toString("base64")}"`;
-  return `{"result":{"type":"response",${fields}}}`;
+function responseBytes(status, header, body) {
+  const before = `{"result":{"type":"response","status":${status},"header":${JSON.stringify(header)},"body":"`;
+  const encoded = body.toString("base64");
+  const bytes = Buffer.allocUnsafe(Buffer.byteLength(before) + encoded.length + AFTER_BODY.length);
+  let at = bytes.write(before);
+  at += bytes.write(encoded, at, "latin1");
+  bytes.write(AFTER_BODY, at);
+  return bytes;
 }
 
 /** @param {ArrayBufferView | ArrayBufferLike} value */

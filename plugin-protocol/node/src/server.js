@@ -132,7 +132,7 @@ export class Server {
   async #respond(request, response) {
     const send = (/** @type {import("./call.js").Answer} */ { status, body }, header = {}) => {
       if (this.#stopping) response.shouldKeepAlive = false;
-      const bytes = Buffer.from(body);
+      const bytes = typeof body === "string" ? Buffer.from(body) : body;
       response.writeHead(status, {
         "Content-Type": "application/json",
         "Content-Length": bytes.length,
@@ -163,7 +163,7 @@ export class Server {
         const message = `the envelope is larger than ${this.#maxEnvelopeBytes} bytes`;
         return send(failure(413, ErrorCode.BadRequest, message));
       }
-      send(await this.#calls.answer(envelope.text, traceparentOf(request)));
+      send(await this.#calls.answer(envelope.bytes, traceparentOf(request)));
     } finally {
       this.#taken -= 1;
     }
@@ -178,7 +178,7 @@ function traceparentOf({ headers: { traceparent } }) {
 /**
  * @param {http.IncomingMessage} request
  * @param {number} limit in bytes; what is beyond it is read and dropped
- * @returns {Promise<{ text: string } | "too large" | "gone">}
+ * @returns {Promise<{ bytes: Buffer } | "too large" | "gone">}
  */
 function read(request, limit) {
   return new Promise((resolve) => {
@@ -190,9 +190,7 @@ function read(request, limit) {
       if (length > limit) chunks = [];
       else chunks.push(chunk);
     });
-    request.on("end", () =>
-      resolve(length > limit ? "too large" : { text: Buffer.concat(chunks).toString() }),
-    );
+    request.on("end", () => resolve(length > limit ? "too large" : { bytes: Buffer.concat(chunks) }));
     request.on("error", () => resolve("gone"));
     request.on("close", () => resolve("gone"));
   });

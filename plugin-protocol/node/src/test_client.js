@@ -82,7 +82,7 @@ export class TestClient {
       },
     };
     const answer = await this.#calls.answer(JSON.stringify(envelope), null);
-    return responseOf(JSON.parse(answer.body));
+    return responseOf(JSON.parse(answer.body.toString()));
   }
 
   /**

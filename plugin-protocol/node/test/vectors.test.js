@@ -24,7 +24,7 @@ function read(folder) {
 async function answer(envelope, run) {
   const routes = new Routes();
   routes.add(envelope.name, { methods: [envelope.param.method] }, run);
-  return new Calls(routes, new Log()).answer(JSON.stringify(envelope), null);
+  return new Calls(routes, new Log()).answer(Buffer.from(JSON.stringify(envelope)), null);
 }
 
 const CALL = {
@@ -65,7 +65,7 @@ describe("requests: the handler is shown what the client sent", () => {
         assert.equal(call.remoteAddr, http.remote_addr);
         return "seen";
       });
-      assert.deepEqual([status, JSON.parse(body)], [200, { result: { type: "text", value: "seen" } }]);
+      assert.deepEqual([status, JSON.parse(body.toString())], [200, { result: { type: "text", value: "seen" } }]);
     });
   }
 });
@@ -87,7 +87,7 @@ describe("replies: a handler that returns the value writes the reply", () => {
         return new Response(bytes.length === 0 ? null : bytes, { status, headers });
       };
       const { body: written } = await answer(CALL, returned);
-      const { result } = JSON.parse(written);
+      const { result } = JSON.parse(written.toString());
       if (type !== "response") {
         assert.deepEqual(result, { type, value });
         return;
@@ -118,7 +118,7 @@ describe("errors: a HandlerError writes the reply", () => {
       });
       const { body } = await answer(CALL, () => Promise.reject(thrown));
       const { request_id, ...told } = response.body.error;
-      assert.deepEqual(JSON.parse(body).error, { message: "", ...told });
+      assert.deepEqual(JSON.parse(body.toString()).error, { message: "", ...told });
       assert.equal(thrown.status, response.status);
     });
   }
@@ -185,7 +185,7 @@ test("what is not an envelope is answered with 400", async () => {
     JSON.stringify({ ...CALL, context: { access_key_type: "other" } }),
   ]) {
     const { status, body } = await calls.answer(sent, null);
-    assert.deepEqual([status, JSON.parse(body).error.code], [400, 107], sent);
+    assert.deepEqual([status, JSON.parse(body.toString()).error.code], [400, 107], sent);
   }
 });
 
@@ -194,7 +194,7 @@ test("what makes no request is answered with 400, and an unknown handler with an
   assert.equal((await answer({ ...CALL, param }, () => "")).status, 400);
   const calls = new Calls(new Routes(), new Log());
   const { status, body } = await calls.answer(JSON.stringify(CALL), null);
-  assert.deepEqual([status, JSON.parse(body).error.code], [200, 117]);
+  assert.deepEqual([status, JSON.parse(body.toString()).error.code], [200, 117]);
 });
 
 test("a Host that is no host cannot reach into the URL", async () => {
@@ -204,7 +204,7 @@ test("a Host that is no host cannot reach into the URL", async () => {
       request.url,
       request.headers.get("host"),
     ]);
-    assert.deepEqual(JSON.parse(body).result.value, ["http://localhost/a?q", host]);
+    assert.deepEqual(JSON.parse(body.toString()).result.value, ["http://localhost/a?q", host]);
   }
 });
 
@@ -219,7 +219,7 @@ test("at the deadline the signals abort", async () => {
       });
     });
   const { body } = await answer({ ...CALL, context }, waits);
-  assert.equal(JSON.parse(body).error.name, "PluginTimeout");
+  assert.equal(JSON.parse(body.toString()).error.name, "PluginTimeout");
 });
 
 test("a long timeout is not taken for none", async () => {
@@ -228,5 +228,5 @@ test("a long timeout is not taken for none", async () => {
     await new Promise((resolve) => setTimeout(resolve, 5));
     return signal.aborted;
   });
-  assert.equal(JSON.parse(body).result.value, false);
+  assert.equal(JSON.parse(body.toString()).result.value, false);
 });
