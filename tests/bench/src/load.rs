@@ -24,8 +24,9 @@ const AT_A_TIME: usize = 64;
 /// What is asked for, again and again.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
-    /// The connections take turns with these heads; they differ in their tokens.
-    pub(crate) heads: Vec<Arc<[u8]>>,
+    /// A connection sends one after the other, and begins again; each begins at another. They differ in their tokens, or
+    /// their paths.
+    pub(crate) heads: Arc<[Box<[u8]>]>,
     pub(crate) body: Arc<[u8]>,
     pub(crate) expected: Expected,
 }
@@ -64,8 +65,8 @@ impl Load {
                 Token(number),
                 Interest::READABLE | Interest::WRITABLE,
             )?;
-            let head = &request.heads[number % request.heads.len()];
-            load.connections.push(Connection::new(stream, Arc::clone(head), Arc::clone(&request.body)));
+            let first = number * request.heads.len() / connections;
+            load.connections.push(Connection::new(stream, request, first));
         }
         Ok(load)
     }

@@ -7,29 +7,35 @@
 
 mod call;
 mod child;
+mod growth;
 mod install;
 mod load;
 mod machine;
 mod measure;
+mod plot;
 mod port;
 mod procfs;
 mod proxy;
 mod report;
+mod sdk;
 mod tokens;
 mod worker;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::growth::Growth;
 use crate::machine::Machine;
 use crate::measure::{Effort, Row};
 use crate::proxy::{Buffers, Kind, Program};
 use crate::report::Report;
+use crate::sdk::SdkReport;
 
 /// What the gateway costs: every proxy in turn before the same tiny worker, under the same load, over loopback.
 #[derive(Parser)]
@@ -64,6 +70,18 @@ struct Arguments {
     /// A second nginx takes its turn, with large buffers for large bodies.
     #[arg(long)]
     tuned: bool,
+    /// Measures how the cost grows, and draws it, instead.
+    #[arg(long)]
+    growth: bool,
+    /// Up to which number of routes, connections, workers and KiB the growth goes.
+    #[arg(long, value_name = "N", default_value_t = usize::MAX, hide_default_value = true)]
+    most: usize,
+    /// Where the plots go.
+    #[arg(long, value_name = "FOLDER", default_value = "docs/performance")]
+    plots: PathBuf,
+    /// Measures what workers in Python and Node spend, instead.
+    #[arg(long)]
+    sdk: bool,
     /// Where the figures are written, instead of a file of the date in the target folder.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -104,9 +122,39 @@ fn main() -> ExitCode {
 }
 
 fn bench(arguments: &Arguments) -> anyhow::Result<()> {
+    raise_descriptor_limit();
+    let this = std::env::current_exe().context("cannot find this executable")?;
+    let target = this.ancestors().nth(2).map(PathBuf::from).unwrap_or_default();
+    let kind = |name: &str, program| Kind { name: name.to_owned(), program };
+    let gearway = arguments.gearway.clone().unwrap_or_else(|| this.with_file_name("gearway"));
+    let nginx = kind("nginx", Program::Nginx(Buffers::Usual));
+    if arguments.sdk {
+        let effort = effort(arguments);
+        let cpu_us = sdk::run(&gearway, &target, effort.rounds, effort.turn)?;
+        let report = SdkReport { date: machine::now(), commit: machine::commit(), cpu_us };
+        if let Some(file) = &arguments.json {
+            std::fs::write(file, serde_json::to_string_pretty(&report)? + "\n")?;
+        }
+        println!("{}", report.table());
+        return Ok(());
+    }
+    let gearway = kind("gearway", Program::Gearway(gearway));
+    if arguments.growth {
+        nginx.version()?;
+        let curves = growth::run(&nginx, &gearway, effort(arguments).turn, arguments.most, &mut tell)?;
+        let growth = Growth { date: machine::now(), commit: machine::commit(), curves };
+        growth.write(&arguments.plots)?;
+        println!("{}", growth.table());
+        return Ok(());
+    }
+    let mut kinds = vec![nginx, kind("haproxy", Program::Haproxy), gearway];
+    if arguments.tuned {
+        kinds.push(kind("nginx-large", Program::Nginx(Buffers::Large)));
+    }
+    kinds.extend(arguments.against.clone().map(|path| kind("other", Program::Gearway(path))));
     let report = match &arguments.read {
         Some(file) => Report::read(file)?,
-        None => measure(arguments)?,
+        None => measure(arguments, &kinds, &target)?,
     };
     println!("{}", if arguments.markdown { report.markdown() } else { report.table() });
     if let Some(file) = &arguments.compare {
@@ -115,30 +163,31 @@ fn bench(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn measure(arguments: &Arguments) -> anyhow::Result<Report> {
-    let this = std::env::current_exe().context("cannot find this executable")?;
-    let gearway = arguments.gearway.clone().unwrap_or_else(|| this.with_file_name("gearway"));
-    let kind = |name: &str, program| Kind { name: name.to_owned(), program };
-    let mut kinds = vec![
-        kind("nginx", Program::Nginx(Buffers::Usual)),
-        kind("haproxy", Program::Haproxy),
-        kind("gearway", Program::Gearway(gearway)),
-    ];
-    if arguments.tuned {
-        kinds.push(kind("nginx-large", Program::Nginx(Buffers::Large)));
+/// Each of ten thousand connections takes two descriptors in a proxy. What root may not have, the limit leaves as it is.
+fn raise_descriptor_limit() {
+    const WANTED: u64 = 40_000;
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: Some(WANTED), maximum: limit.maximum.map(|maximum| maximum.max(WANTED)) };
+    if setrlimit(Resource::Nofile, raised).is_err() {
+        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).ok();
     }
-    kinds.extend(arguments.against.clone().map(|path| kind("other", Program::Gearway(path))));
-    let mut versions = Vec::new();
-    for kind in &kinds {
-        versions.push((kind.name.clone(), kind.version()?));
-    }
+}
 
+fn effort(arguments: &Arguments) -> Effort {
     let usual = if arguments.quick { Effort::QUICK } else { Effort::FULL };
-    let effort = Effort {
+    Effort {
         rounds: arguments.rounds.unwrap_or(usual.rounds),
         turn: arguments.turn.map_or(usual.turn, Duration::from),
         idle_connections: arguments.idle_connections.unwrap_or(usual.idle_connections),
-    };
+    }
+}
+
+fn measure(arguments: &Arguments, kinds: &[Kind], target: &Path) -> anyhow::Result<Report> {
+    let mut versions = Vec::new();
+    for kind in kinds {
+        versions.push((kind.name.clone(), kind.version()?));
+    }
+    let effort = effort(arguments);
     let rows = if arguments.rows.is_empty() { Row::value_variants() } else { &arguments.rows };
     let date = machine::now();
     let mut report = Report {
@@ -151,16 +200,16 @@ fn measure(arguments: &Arguments) -> anyhow::Result<Report> {
         date,
     };
     for &threads in &arguments.threads {
-        report.rows.extend(measure::rows(&kinds, rows, threads, effort, &mut tell)?);
+        report.rows.extend(measure::rows(kinds, rows, threads, effort, &mut tell)?);
     }
     if rows.contains(&Row::Idle) {
-        report.idle_kib = measure::idle(&kinds, effort.idle_connections)?;
+        report.idle_kib = measure::idle(kinds, effort.idle_connections)?;
     }
     eprintln!();
-    let json = arguments.json.clone().unwrap_or_else(|| {
-        let target = this.ancestors().nth(2).map(PathBuf::from).unwrap_or_default();
-        target.join("bench").join(format!("{}.json", report.date.replace(':', "")))
-    });
+    let json = arguments
+        .json
+        .clone()
+        .unwrap_or_else(|| target.join("bench").join(format!("{}.json", report.date.replace(':', ""))));
     report.write(&json)?;
     println!("{}", json.display());
     Ok(report)

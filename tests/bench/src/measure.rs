@@ -1,6 +1,7 @@
 //! The rounds: every proxy in turn, again and again, under the same load.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::tokens::{self, CLIENT_KEY};
 use crate::worker::SMALL;
 
 /// Connections at saturation.
-const BUSY: usize = 64;
+pub(crate) const BUSY: usize = 64;
 /// Connections that stay open and idle for the row [`Row::Idle`].
 const IDLE: usize = 5_000;
 
@@ -121,7 +122,7 @@ pub(crate) fn rows(
     for &row in rows.iter().filter(|row| **row != Row::Idle) {
         let request = request(row, BUSY)?;
         for (name, proxy) in &proxies {
-            check(proxy, &request).with_context(|| format!("{name}, {}", row.title()))?;
+            check(proxy.address, &request).with_context(|| format!("{name}, {}", row.title()))?;
         }
         let mut measured = Measured { row, threads, proxies: BTreeMap::new() };
         for round in 1..=effort.rounds {
@@ -163,46 +164,52 @@ pub(crate) fn idle(kinds: &[Kind], connections: usize) -> anyhow::Result<Idle> {
 
 fn turn(proxy: &Proxy, request: &Request, length: Duration) -> anyhow::Result<Turn> {
     procfs::forget_peak(&proxy.pids)?;
-    let (busy, busy_cpu) = load(proxy, request, BUSY, length)?;
+    let (busy, busy_cpu) = load(proxy.address, &proxy.pids, request, BUSY, length)?;
     let peak = procfs::peak_resident(&proxy.pids);
-    let (alone, alone_cpu) = load(proxy, request, 1, length / 2)?;
+    let (alone, alone_cpu) = load(proxy.address, &proxy.pids, request, 1, length / 2)?;
     Ok(Turn {
         requests: busy.requests,
         requests_per_second: busy.requests as f64 / busy.took.as_secs_f64(),
         p50_us: microseconds(&busy, 0.5),
         p99_us: microseconds(&busy, 0.99),
-        cpu_us: busy_cpu.as_secs_f64() * 1e6 / busy.requests as f64,
+        cpu_us: per_request(busy_cpu, &busy),
         peak_mib: peak as f64 / 1024.0,
         alone_p50_us: microseconds(&alone, 0.5),
-        alone_cpu_us: alone_cpu.as_secs_f64() * 1e6 / alone.requests as f64,
+        alone_cpu_us: per_request(alone_cpu, &alone),
     })
 }
 
-/// What came of the load, and the proxy's time for it.
-fn load(
-    proxy: &Proxy,
+/// What came of the load, and these processes' time for it.
+pub(crate) fn load(
+    to: SocketAddr,
+    pids: &[u32],
     request: &Request,
     connections: usize,
     length: Duration,
 ) -> anyhow::Result<(Outcome, Duration)> {
-    let mut load = Load::open(proxy.address, connections, request)?;
+    let mut load = Load::open(to, connections, request)?;
     let mut clocks = Vec::with_capacity(2);
     let outcome = load.run(request.expected, length / 5, length, || {
-        clocks.push(procfs::cpu(&proxy.pids)?);
+        clocks.push(procfs::cpu(pids)?);
         Ok(())
     })?;
     let [before, after] = clocks[..] else { anyhow::bail!("the load did not begin and end") };
     Ok((outcome, after.saturating_sub(before)))
 }
 
-fn microseconds(outcome: &Outcome, quantile: f64) -> f64 {
+/// In microseconds.
+pub(crate) fn per_request(cpu: Duration, outcome: &Outcome) -> f64 {
+    cpu.as_secs_f64() * 1e6 / outcome.requests as f64
+}
+
+pub(crate) fn microseconds(outcome: &Outcome, quantile: f64) -> f64 {
     outcome.latency.value_at_quantile(quantile) as f64 / 1e3
 }
 
 /// Whether the proxy brings back what the worker said, byte for byte.
-fn check(proxy: &Proxy, request: &Request) -> anyhow::Result<()> {
+pub(crate) fn check(to: SocketAddr, request: &Request) -> anyhow::Result<()> {
     let head = request.heads.first().context("a request has a head")?;
-    let (status, answer) = call::exchange(proxy.address, head, &request.body)?;
+    let (status, answer) = call::exchange(to, head, &request.body)?;
     let wanted = if request.body.is_empty() { &SMALL[..] } else { &request.body[..] };
     ensure!(
         status == request.expected.status && answer == wanted,
@@ -213,24 +220,24 @@ fn check(proxy: &Proxy, request: &Request) -> anyhow::Result<()> {
 }
 
 /// The row's request, with the credentials of `users` users. Every proxy gets it, whether it looks at them or not.
-pub(crate) fn request(row: Row, users: usize) -> anyhow::Result<Request> {
-    request_of(row.body(), users)
+fn request(row: Row, users: usize) -> anyhow::Result<Request> {
+    request_to((0..users).map(|_| "/echo".to_owned()), row.body())
 }
 
-/// A POST of so many bytes; for none, a GET.
-pub(crate) fn request_of(length: usize, users: usize) -> anyhow::Result<Request> {
+/// A POST of so many bytes to each path, by as many users; for none, a GET.
+pub(crate) fn request_to(paths: impl Iterator<Item = String>, length: usize) -> anyhow::Result<Request> {
     let body: Arc<[u8]> = (0..length).map(|place| (place * 31 % 251) as u8).collect();
-    let heads = (0..users).map(|user| {
-        let token = tokens::access_token(user)?;
+    let heads = paths.enumerate().map(|(user, path)| {
+        let token = tokens::access_token(user % BUSY)?;
         let (method, framing) = match length {
             0 => ("GET", String::new()),
             _ => ("POST", format!("Content-Type: application/octet-stream\r\nContent-Length: {length}\r\n")),
         };
         let head = format!(
-            "{method} /echo HTTP/1.1\r\nHost: bench.example\r\nUser-Agent: gearway-bench\r\nAccept: */*\r\n\
+            "{method} {path} HTTP/1.1\r\nHost: bench.example\r\nUser-Agent: gearway-bench\r\nAccept: */*\r\n\
              X-Skygear-API-Key: {CLIENT_KEY}\r\nAuthorization: Bearer {token}\r\n{framing}\r\n"
         );
-        Ok(Arc::from(head.into_bytes()))
+        Ok(head.into_bytes().into_boxed_slice())
     });
     let heads = heads.collect::<anyhow::Result<_>>()?;
     let length = if length == 0 { SMALL.len() } else { length };

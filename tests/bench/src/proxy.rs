@@ -1,6 +1,6 @@
 //! The proxies before the tiny worker, each as cheap as its configuration makes it.
 
-mod gearway;
+pub(crate) mod gearway;
 mod haproxy;
 mod nginx;
 

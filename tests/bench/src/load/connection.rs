@@ -7,11 +7,14 @@ use std::time::Instant;
 use mio::event::Event;
 use mio::net::TcpStream;
 
+use super::Request;
 use super::response::{Expected, Response};
 
 pub(super) struct Connection {
     stream: TcpStream,
-    head: Arc<[u8]>,
+    heads: Arc<[Box<[u8]>]>,
+    /// The head that is being sent, or was last.
+    head: usize,
     body: Arc<[u8]>,
     written: usize,
     sent: Option<Instant>,
@@ -19,9 +22,11 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream, head: Arc<[u8]>, body: Arc<[u8]>) -> Self {
-        let written = head.len() + body.len();
-        Self { stream, head, body, written, sent: None, response: Response::default() }
+    /// Its first request has the head after `head`.
+    pub(super) fn new(stream: TcpStream, request: &Request, head: usize) -> Self {
+        let (heads, body) = (Arc::clone(&request.heads), Arc::clone(&request.body));
+        let written = heads[head].len() + body.len();
+        Self { stream, heads, head, body, written, sent: None, response: Response::default() }
     }
 
     /// Whether an answer is still to come.
@@ -33,6 +38,7 @@ impl Connection {
     pub(super) fn send(&mut self, now: Instant) -> io::Result<()> {
         self.sent = Some(now);
         self.written = 0;
+        self.head = (self.head + 1) % self.heads.len();
         self.write()
     }
 
@@ -68,10 +74,11 @@ impl Connection {
     }
 
     fn write(&mut self) -> io::Result<()> {
-        while self.written < self.head.len() + self.body.len() {
-            let in_head = self.written.min(self.head.len());
+        let head = &self.heads[self.head];
+        while self.written < head.len() + self.body.len() {
+            let in_head = self.written.min(head.len());
             let in_body = self.written - in_head;
-            let rest = [IoSlice::new(&self.head[in_head..]), IoSlice::new(&self.body[in_body..])];
+            let rest = [IoSlice::new(&head[in_head..]), IoSlice::new(&self.body[in_body..])];
             match self.stream.write_vectored(&rest) {
                 Ok(written) => self.written += written,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),

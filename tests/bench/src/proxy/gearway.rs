@@ -15,7 +15,7 @@ use crate::tokens::{CLIENT_KEY, JWT_SECRET};
 use crate::worker::ENVELOPE_PATH;
 
 const ADMIN_TOKEN: &str = "bench-admin-token-0123456789abcdef";
-const REGISTRATION_TOKEN: &str = "bench-registration-token-0123456789";
+pub(crate) const REGISTRATION_TOKEN: &str = "bench-registration-token-0123456789";
 
 /// A running gateway.
 #[derive(Debug)]
@@ -55,6 +55,7 @@ threads = {threads}
 [limits]
 max_body = "64MiB"
 max_connections = {MAX_CONNECTIONS}
+max_in_flight = {MAX_CONNECTIONS}
 [workers]
 lease = "1h"
 {more}
