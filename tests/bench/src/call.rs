@@ -32,7 +32,7 @@ pub(crate) fn admin(
     request_line: &str,
     body: &serde_json::Value,
 ) -> anyhow::Result<serde_json::Value> {
-    let body = body.to_string();
+    let body = if body.is_null() { String::new() } else { body.to_string() };
     let head = format!(
         "{request_line} HTTP/1.1\r\nHost: {to}\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\
          Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use rustix::process::{Resource, getrlimit};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -143,13 +144,19 @@ fn connections(
     most: usize,
     tell: &mut dyn FnMut(&str),
 ) -> anyhow::Result<Curve> {
+    // Each takes two descriptors in a proxy, which has the limit that this process has.
+    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let possible = usize::try_from(descriptors.saturating_sub(1_000) / 2).unwrap_or(usize::MAX);
     let worker = Worker::start(1)?;
     let mut lines = Vec::new();
     for kind in kinds {
         let proxy = kind.start(1, &worker)?;
         let request = echo(0)?;
         let mut points = Vec::new();
-        for count in [1, 10, 100, 1_000, 10_000].into_iter().filter(|count| *count <= most) {
+        for count in [1, 10, 100, 1_000, 10_000].map(|count| count.min(possible)) {
+            if count > most {
+                break;
+            }
             tell(&format!("{}, {count} connections", kind.name));
             points.push(point(proxy.address, &proxy.pids, count, count, &request, turn)?);
         }

@@ -14,6 +14,9 @@ pub(crate) struct Program {
 
 pub(crate) const NGINX: Program = Program { name: "nginx", package: "nginx", version: "-v" };
 pub(crate) const HAPROXY: Program = Program { name: "haproxy", package: "haproxy", version: "-v" };
+pub(crate) const H2LOAD: Program =
+    Program { name: "h2load", package: "nghttp2-client", version: "--version" };
+pub(crate) const OPENSSL: Program = Program { name: "openssl", package: "openssl", version: "version" };
 
 impl Program {
     /// The first line of what it says about its version; installs it if it is missing.

@@ -7,6 +7,7 @@
 
 mod call;
 mod child;
+mod delivery;
 mod growth;
 mod install;
 mod load;
@@ -18,6 +19,7 @@ mod procfs;
 mod proxy;
 mod report;
 mod sdk;
+mod tls;
 mod tokens;
 mod worker;
 
@@ -29,7 +31,9 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde::Serialize;
 
+use crate::delivery::Delivery;
 use crate::growth::Growth;
 use crate::machine::Machine;
 use crate::measure::{Effort, Row};
@@ -55,7 +59,7 @@ struct Arguments {
     /// How many rounds, instead of 7 (3 if quick).
     #[arg(long)]
     rounds: Option<usize>,
-    /// How long a proxy's turn is, instead of 900 ms (600 if quick).
+    /// How long a proxy's turn is, instead of 800 ms (600 if quick).
     #[arg(long, value_name = "DURATION")]
     turn: Option<humantime::Duration>,
     /// How many connections idle for the row `idle`.
@@ -79,6 +83,15 @@ struct Arguments {
     /// Where the plots go.
     #[arg(long, value_name = "FOLDER", default_value = "docs/performance")]
     plots: PathBuf,
+    /// Measures what accepting durable webhooks costs, instead.
+    #[arg(long)]
+    delivery: bool,
+    /// How many deliveries are to be pending, instead of a million (20,000 if quick).
+    #[arg(long, value_name = "N")]
+    backlog: Option<u64>,
+    /// Measures GET over TLS, by HTTP/1.1 and HTTP/2, instead.
+    #[arg(long)]
+    tls: bool,
     /// Measures what workers in Python and Node spend, instead.
     #[arg(long)]
     sdk: bool,
@@ -132,9 +145,17 @@ fn bench(arguments: &Arguments) -> anyhow::Result<()> {
         let effort = effort(arguments);
         let cpu_us = sdk::run(&gearway, &target, effort.rounds, effort.turn)?;
         let report = SdkReport { date: machine::now(), commit: machine::commit(), cpu_us };
-        if let Some(file) = &arguments.json {
-            std::fs::write(file, serde_json::to_string_pretty(&report)? + "\n")?;
-        }
+        write_json(arguments, &report)?;
+        println!("{}", report.table());
+        return Ok(());
+    }
+    if arguments.delivery {
+        let Effort { rounds, turn, .. } = effort(arguments);
+        let backlog = arguments.backlog.unwrap_or(if arguments.quick { 20_000 } else { 1_000_000 });
+        let (accepted, sync_ms, backlog) = delivery::run(&gearway, rounds, turn, backlog, &mut tell)?;
+        let (date, commit) = (machine::now(), machine::commit());
+        let report = Delivery { date, commit, accepted, sync_ms, backlog };
+        write_json(arguments, &report)?;
         println!("{}", report.table());
         return Ok(());
     }
@@ -152,6 +173,16 @@ fn bench(arguments: &Arguments) -> anyhow::Result<()> {
         kinds.push(kind("nginx-large", Program::Nginx(Buffers::Large)));
     }
     kinds.extend(arguments.against.clone().map(|path| kind("other", Program::Gearway(path))));
+    if arguments.tls {
+        for kind in &kinds {
+            kind.version()?;
+        }
+        let Effort { rounds, turn, .. } = effort(arguments);
+        let figures = tls::run(&kinds, rounds, turn, &mut tell)?;
+        write_json(arguments, &figures)?;
+        println!("{}", tls::table(&figures));
+        return Ok(());
+    }
     let report = match &arguments.read {
         Some(file) => Report::read(file)?,
         None => measure(arguments, &kinds, &target)?,
@@ -161,6 +192,12 @@ fn bench(arguments: &Arguments) -> anyhow::Result<()> {
         println!("{}", report.changes_since(&Report::read(file)?));
     }
     Ok(())
+}
+
+fn write_json(arguments: &Arguments, figures: &impl Serialize) -> anyhow::Result<()> {
+    let Some(file) = &arguments.json else { return Ok(()) };
+    std::fs::write(file, serde_json::to_string_pretty(figures)? + "\n")
+        .with_context(|| file.display().to_string())
 }
 
 /// Each of ten thousand connections takes two descriptors in a proxy. What root may not have, the limit leaves as it is.

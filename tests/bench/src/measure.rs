@@ -75,7 +75,7 @@ pub(crate) struct Effort {
 
 impl Effort {
     pub(crate) const FULL: Self =
-        Self { rounds: 7, turn: Duration::from_millis(900), idle_connections: IDLE };
+        Self { rounds: 7, turn: Duration::from_millis(800), idle_connections: IDLE };
     pub(crate) const QUICK: Self =
         Self { rounds: 3, turn: Duration::from_millis(600), idle_connections: IDLE };
 }

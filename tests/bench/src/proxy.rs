@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use crate::child::Running;
 use crate::install;
+use crate::tls::Certificate;
 
 pub(crate) use gearway::Gateway;
 pub(crate) use nginx::Buffers;
@@ -45,11 +46,23 @@ impl Kind {
     }
 
     pub(crate) fn start(&self, threads: usize, worker: &Worker) -> anyhow::Result<Proxy> {
+        self.start_with_tls(threads, worker, None)
+    }
+
+    pub(crate) fn start_with_tls(
+        &self,
+        threads: usize,
+        worker: &Worker,
+        tls: Option<&Certificate>,
+    ) -> anyhow::Result<Proxy> {
         let (running, address, folder) = match &self.program {
-            Program::Nginx(buffers) => nginx::start(threads, worker, *buffers)?,
-            Program::Haproxy => haproxy::start(threads, worker)?,
+            Program::Nginx(buffers) => nginx::start(threads, worker, *buffers, tls)?,
+            Program::Haproxy => haproxy::start(threads, worker, tls)?,
             Program::Gearway(path) => {
-                let gateway = Gateway::start(path, threads, "")?;
+                let files = tls.map(|Certificate { certificate, key, .. }| {
+                    format!("[public.tls]\ncert_file = {certificate:?}\nkey_file = {key:?}\n")
+                });
+                let gateway = Gateway::start(path, threads, &files.unwrap_or_default())?;
                 gateway.register_echo(worker)?;
                 (gateway.running, gateway.public, gateway.folder)
             }

@@ -64,7 +64,8 @@ lease = "1h"
         );
         let file = folder.path().join("gearway.toml");
         std::fs::write(&file, config)?;
-        let mut command = Command::new(program);
+        // It is started in another folder.
+        let mut command = Command::new(std::path::absolute(program)?);
         command.env_clear().args(["serve", "--config"]).arg(&file).current_dir(folder.path());
         let (mut running, log) = Running::start_logging("gearway", command)?;
         let (public, admin) = running
@@ -82,11 +83,11 @@ lease = "1h"
             "key_required": true,
             "user_required": true,
         });
-        self.register("echo", port, &[echo])
+        self.register("echo", port, &[echo]).map(drop)
     }
 
-    /// Registers a worker on this port with these handlers.
-    pub(crate) fn register(&self, name: &str, port: u16, handlers: &[Value]) -> anyhow::Result<()> {
+    /// Registers a worker on this port with these handlers; its id.
+    pub(crate) fn register(&self, name: &str, port: u16, handlers: &[Value]) -> anyhow::Result<String> {
         let body = json!({
             "name": name,
             "url": format!("http://127.0.0.1:{port}{ENVELOPE_PATH}"),
@@ -96,7 +97,14 @@ lease = "1h"
             "features": [],
             "handlers": handlers,
         });
-        call::admin(self.admin, REGISTRATION_TOKEN, "POST /v1/workers", &body).map(drop)
+        let answer = call::admin(self.admin, REGISTRATION_TOKEN, "POST /v1/workers", &body)?;
+        answer["worker_id"].as_str().map(str::to_owned).context("a registered worker has an id")
+    }
+
+    /// Takes a worker out; its routes stay known.
+    pub(crate) fn deregister(&self, id: &str) -> anyhow::Result<()> {
+        let line = format!("DELETE /v1/workers/{id}");
+        call::admin(self.admin, REGISTRATION_TOKEN, &line, &Value::Null).map(drop)
     }
 }
 

@@ -10,13 +10,22 @@ use super::{MAX_CONNECTIONS, Worker, wait_until_listening};
 use crate::child::Running;
 use crate::install;
 use crate::port::ReservedPort;
+use crate::tls::Certificate;
 
-pub(super) fn start(threads: usize, worker: &Worker) -> anyhow::Result<(Running, SocketAddr, TempDir)> {
+pub(super) fn start(
+    threads: usize,
+    worker: &Worker,
+    tls: Option<&Certificate>,
+) -> anyhow::Result<(Running, SocketAddr, TempDir)> {
     let folder = tempfile::tempdir()?;
     let listen = ReservedPort::take()?.address;
     let port = worker.ports.first().context("a worker listens")?;
     // Each connection takes two descriptors.
     let connections = MAX_CONNECTIONS / 2;
+    let tls = match tls {
+        Some(certificate) => format!(" ssl crt {} alpn h2,http/1.1", certificate.together()?.display()),
+        None => String::new(),
+    };
     let config = format!(
         "
 global
@@ -30,7 +39,7 @@ defaults
     timeout http-keep-alive 600s
     http-reuse always
 frontend public
-    bind {listen} backlog 4096
+    bind {listen} backlog 4096{tls}
     default_backend worker
 backend worker
     server tiny 127.0.0.1:{port}

@@ -10,6 +10,7 @@ use super::{MAX_CONNECTIONS, Worker, wait_until_listening};
 use crate::child::Running;
 use crate::install;
 use crate::port::ReservedPort;
+use crate::tls::Certificate;
 
 /// What it holds replies in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +27,7 @@ pub(super) fn start(
     threads: usize,
     worker: &Worker,
     buffers: Buffers,
+    tls: Option<&Certificate>,
 ) -> anyhow::Result<(Running, SocketAddr, TempDir)> {
     let folder = tempfile::tempdir()?;
     let listen = ReservedPort::take()?.address;
@@ -33,7 +35,13 @@ pub(super) fn start(
     // Otherwise the workers of root's nginx run as somebody who may not enter this folder.
     let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
     let port = worker.ports.first().context("a worker listens")?;
+    let tls = tls.map(|Certificate { certificate, key, .. }| {
+        let (certificate, key) = (certificate.display(), key.display());
+        (" ssl http2", format!("ssl_certificate {certificate}; ssl_certificate_key {key};"))
+    });
+    let (protocols, certificate) = tls.unwrap_or_default();
     let connections = 2 * MAX_CONNECTIONS / threads;
+    let descriptors = 2 * MAX_CONNECTIONS + 1_000;
     let buffers = match buffers {
         Buffers::Usual => "proxy_buffers 256 8k;",
         Buffers::Large => "proxy_buffers 16 64k; proxy_buffer_size 64k; proxy_busy_buffers_size 128k;",
@@ -43,7 +51,7 @@ pub(super) fn start(
 {user}
 daemon off;
 worker_processes {threads};
-worker_rlimit_nofile {MAX_CONNECTIONS};
+worker_rlimit_nofile {descriptors};
 pid {dir}/nginx.pid;
 error_log {dir}/error.log crit;
 events {{ worker_connections {connections}; }}
@@ -61,9 +69,10 @@ http {{
     client_body_buffer_size 2m;
     {buffers}
     proxy_max_temp_file_size 0;
-    upstream worker {{ server 127.0.0.1:{port}; keepalive 256; keepalive_requests 1000000000; }}
+    upstream worker {{ server 127.0.0.1:{port}; keepalive {MAX_CONNECTIONS}; keepalive_requests 1000000000; }}
     server {{
-        listen {listen} backlog=4096;
+        listen {listen} backlog=4096{protocols};
+        {certificate}
         location / {{
             proxy_pass http://worker;
             proxy_http_version 1.1;
