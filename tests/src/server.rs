@@ -72,7 +72,8 @@ impl Gate {
         self.0.send_replace(true);
     }
 
-    async fn opened(&self) {
+    /// Waits until it is open.
+    pub async fn opened(&self) {
         // It cannot fail: `self` holds the sender.
         drop(self.0.subscribe().wait_for(|open| *open).await);
     }

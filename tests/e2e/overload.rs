@@ -1,0 +1,134 @@
+//! More than the gateway or a worker takes: what can be done is done, and the rest is told so at once.
+
+use std::time::{Duration, Instant};
+
+use gearway_tests::server::{Answer, Gate};
+use gearway_tests::{Gateway, Registration, Request, ScriptedWorker, wait};
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::expect::{not_run, serving};
+
+/// How long the worker takes for a call, and a refused client before it comes again.
+const CALL: Duration = Duration::from_millis(40);
+const CAPACITY: usize = 4;
+
+/// Clients that call until so many calls were answered; those that are refused come again on the same connection. Returns how
+/// long that took, and how many were refused.
+async fn call_until(gateway: &Gateway, clients: usize, answered: usize) -> (Duration, usize) {
+    let done = watch::Sender::new(0_usize);
+    let started = Instant::now();
+    let mut running = JoinSet::new();
+    for _ in 0..clients {
+        let mut connection = gateway.connect().await;
+        let done = done.clone();
+        running.spawn(async move {
+            let mut refused = 0;
+            while *done.borrow() < answered {
+                let response = connection.request(&Request::post("/foo", "x")).await.expect("an answer");
+                assert!(!connection.is_closing(), "the connection stays usable: {response:?}");
+                if response.status == 200 {
+                    done.send_modify(|done| *done += 1);
+                } else {
+                    not_run(&response);
+                    refused += 1;
+                    tokio::time::sleep(CALL).await;
+                }
+            }
+            refused
+        });
+    }
+    let mut refused = 0;
+    while let Some(client) = running.join_next().await {
+        refused += client.expect("no client panics");
+    }
+    (started.elapsed(), refused)
+}
+
+/// In KiB.
+fn resident(gateway: &Gateway) -> usize {
+    let status =
+        std::fs::read_to_string(format!("/proc/{}/status", gateway.process().id())).expect("a process");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+/// The bounds are wide because other tests share the machine; what they exclude is a collapse.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn goodput_and_memory_hold_at_ten_times_the_capacity() {
+    let (gateway, worker) = serving(&format!("[limits]\nmax_in_flight = {CAPACITY}"), &["foo"]).await;
+    worker.script(|_| {
+        let gate = Gate::default();
+        let opens = gate.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(CALL).await;
+            opens.open();
+        });
+        Answer::text("done").after(&gate)
+    });
+    let (peak, refused) = call_until(&gateway, CAPACITY, 100).await;
+    assert_eq!(refused, 0);
+    let memory = resident(&gateway);
+    let (overloaded, refused) = call_until(&gateway, 10 * CAPACITY, 100).await;
+    assert!(refused > 0);
+    assert!(overloaded < 2 * peak, "{overloaded:?} instead of {peak:?} for the same number of calls");
+    let grown = resident(&gateway).saturating_sub(memory);
+    assert!(grown < 16 * 1024, "{grown} KiB more");
+}
+
+/// A worker that takes four calls and four hundred clients: a bounded number waits, the rest is refused while they do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_worker_has_a_bounded_queue() {
+    let gateway = Gateway::start("[limits]\nmax_in_flight = 1000\n[workers]\npark = \"10m\"").await;
+    let worker = ScriptedWorker::start("worker");
+    let registration = Registration::new("worker").handler("foo").set("max_concurrency", json!(4));
+    worker.register(&gateway, &registration).await;
+    let gate = Gate::default();
+    worker.always(Answer::text("done").after(&gate));
+    let refused = watch::Sender::new(0_usize);
+    let mut clients = JoinSet::new();
+    for _ in 0..400 {
+        let mut connection = gateway.connect().await;
+        let (refused, gate) = (refused.clone(), gate.clone());
+        clients.spawn(async move {
+            let first = connection.request(&Request::post("/foo", "x")).await.expect("an answer");
+            if first.status == 200 {
+                return 1;
+            }
+            not_run(&first);
+            refused.send_modify(|refused| *refused += 1);
+            gate.opened().await;
+            // The queue may still be full; the connection is what matters.
+            let again = connection.request(&Request::post("/foo", "x")).await.expect("an answer");
+            assert!(matches!(again.status, 200 | 503), "{again:?}");
+            0
+        });
+    }
+    let enough = async { refused.subscribe().wait_for(|refused| *refused == 296).await.map(|_| ()) };
+    wait::within("all but those who run and wait are refused", enough).await.expect("the test holds it");
+    assert_eq!(worker.calls().len(), 4);
+    gate.open();
+    let mut answered = 0;
+    while let Some(client) = clients.join_next().await {
+        answered += client.expect("no client panics");
+    }
+    assert_eq!(answered, 104, "whoever waited is served");
+}
+
+/// What is refused is refused by its head: nobody has to send a body in vain.
+#[tokio::test]
+async fn a_full_gateway_reads_no_body() {
+    let (gateway, worker) = serving("[limits]\nmax_in_flight = 1", &["foo"]).await;
+    let gate = Gate::default();
+    worker.always(Answer::text("done").after(&gate));
+    let address = gateway.public_address();
+    let running = tokio::spawn(async move { Request::post("/foo", "x").send(address).await });
+    worker.call(0).await;
+    let mut connection = gateway.connect().await;
+    let head = format!("POST /foo HTTP/1.1\r\nHost: {address}\r\nContent-Length: 1000000\r\n\r\n");
+    connection.write(head.as_bytes()).await.expect("a connection");
+    not_run(&connection.read_response().await.expect("an answer"));
+    gate.open();
+    drop(running.await.expect("no panic").expect_status(200));
+}
