@@ -6,6 +6,7 @@
 mod access;
 mod answer;
 mod body;
+mod deliveries;
 mod grants;
 mod openapi;
 mod probes;
@@ -38,6 +39,7 @@ pub use self::probes::{Phase, Readiness};
 pub use self::succession::{Interregnum, Succession};
 use crate::auth::TokenTable;
 use crate::config::Config;
+use crate::delivery::Deliveries;
 use crate::drain::Drain;
 use crate::registry::Registry;
 use crate::store::Store;
@@ -58,6 +60,7 @@ pub struct AdminState {
     pub registry: Registry,
     pub tokens: TokenTable,
     pub store: Store,
+    pub deliveries: Deliveries,
     pub config: Arc<ArcSwap<Config>>,
     pub grants: Arc<ArcSwap<Grants>>,
     pub readiness: Arc<Readiness>,
@@ -68,7 +71,7 @@ pub struct AdminState {
 type Methods = fn() -> MethodRouter<AdminState>;
 
 /// Everything that the listener serves. `openapi.rs` describes the same, and a test compares them.
-const SERVED: [(&str, Methods); 11] = [
+const SERVED: [(&str, Methods); 15] = [
     ("/livez", probes::livez_methods),
     ("/readyz", probes::readyz_methods),
     ("/metrics", probes::metrics_methods),
@@ -78,6 +81,10 @@ const SERVED: [(&str, Methods); 11] = [
     ("/v1/workers/{id}/lease", workers::lease),
     ("/v1/workers/{id}/drain", workers::drain_methods),
     ("/v1/routes", routes::methods),
+    ("/v1/deliveries", deliveries::collection),
+    ("/v1/deliveries/replay", deliveries::replays),
+    ("/v1/deliveries/{id}", deliveries::member),
+    ("/v1/deliveries/{id}/replay", deliveries::member_replay),
     ("/v1/tokens", tokens::collection),
     ("/v1/tokens/{id}", tokens::member),
 ];

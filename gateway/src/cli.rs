@@ -2,6 +2,7 @@
 
 mod client;
 mod conform;
+mod deliveries;
 mod dev;
 mod gateway;
 mod operate;
@@ -44,6 +45,8 @@ enum Command {
     Routes(RoutesArgs),
     /// The workers of a running gateway.
     Workers(WorkersArgs),
+    /// The webhooks that a running gateway keeps.
+    Deliveries(DeliveriesArgs),
     /// The access tokens of a running gateway.
     Tokens(TokensArgs),
     /// Sign a webhook as its provider does and send it to the gateway, for trying out a handler.
@@ -182,6 +185,53 @@ enum WorkersAction {
 }
 
 #[derive(Debug, Args)]
+struct DeliveriesArgs {
+    #[command(flatten)]
+    admin: AdminArgs,
+    #[command(subcommand)]
+    action: Option<DeliveriesAction>,
+}
+
+#[derive(Debug, Default, Args)]
+struct DeliveriesFilter {
+    /// pending, delivered or dead.
+    #[arg(long)]
+    state: Option<String>,
+    /// A path as the list of routes shows it.
+    #[arg(long, value_name = "PATH")]
+    route: Option<String>,
+    /// The id after which to go on.
+    #[arg(long, value_name = "ID")]
+    after: Option<String>,
+    /// How many at most.
+    #[arg(long, value_name = "N")]
+    limit: Option<u32>,
+}
+
+#[derive(Debug, Subcommand)]
+enum DeliveriesAction {
+    /// The deliveries, the oldest first.
+    List(DeliveriesFilter),
+    /// A delivery with what was sent, and every attempt with its answer.
+    Show {
+        /// As the list shows it.
+        id: String,
+    },
+    /// Have a delivery run again, or all that a filter means and that were not replayed yet.
+    Replay {
+        /// As the list shows it.
+        id: Option<String>,
+        #[command(flatten)]
+        filter: DeliveriesFilter,
+    },
+    /// Forget a delivery; one that is pending is lost.
+    Drop {
+        /// As the list shows it.
+        id: String,
+    },
+}
+
+#[derive(Debug, Args)]
 struct TokensArgs {
     #[command(flatten)]
     admin: AdminArgs,
@@ -258,6 +308,9 @@ impl Cli {
             }
             Command::Workers(WorkersArgs { admin, action }) => {
                 operate::workers(&admin, action.unwrap_or(WorkersAction::List))
+            }
+            Command::Deliveries(DeliveriesArgs { admin, action }) => {
+                deliveries::run(&admin, action.unwrap_or(DeliveriesAction::List(DeliveriesFilter::default())))
             }
             Command::Tokens(TokensArgs { admin, action }) => {
                 operate::tokens(&admin, action.unwrap_or(TokensAction::List))

@@ -7,11 +7,14 @@ mod attempt;
 mod engine;
 mod inbox;
 mod log;
+mod metrics;
+mod operator;
 mod policy;
 mod record;
 mod rows;
 mod schedule;
 mod schema;
+mod upkeep;
 mod waiting;
 
 use std::sync::Arc;
@@ -31,13 +34,16 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
 
 pub use self::log::LogError;
+pub use self::operator::{Attempt, AttemptAnswer, Detail, Filter, Replayed, Summary};
 pub use self::policy::{Dedup, InvalidDelivery, Mode, Policy};
-pub use self::record::{DedupKey, Delivery, HeaderBlock, Id, RouteName, now_ms};
+pub use self::record::{DedupKey, Delivery, HeaderBlock, Id, RouteName, now_ms, rfc3339};
+pub use self::rows::State;
 
 use self::attempt::Courier;
 use self::engine::{Command, Engine};
 use self::inbox::Inbox;
-use self::log::Log;
+use self::log::{Log, Record};
+use self::metrics::DeliveryMetrics;
 use self::rows::Appended;
 use self::waiting::Waiting;
 use crate::admit::{Admission, InFlight};
@@ -81,6 +87,7 @@ pub struct Deliveries {
     config: Arc<ArcSwap<Config>>,
     /// For those who ask one after another: the engine has its own.
     reader: Arc<Mutex<Connection>>,
+    metrics: Arc<DeliveryMetrics>,
 }
 
 /// What the engine's thread begins with.
@@ -97,11 +104,13 @@ impl Deliveries {
     /// When it is damaged, was written by a newer gateway, or cannot be opened.
     pub fn open(dir: &DataDir, config: Arc<ArcSwap<Config>>) -> Result<(Self, EngineParts), StoreError> {
         let inbox = Arc::<Inbox>::default();
-        let log = Log::open(dir, Arc::clone(&config), Arc::clone(&inbox))?;
+        let metrics = Arc::new(DeliveryMetrics::new());
+        let log = Log::open(dir, Arc::clone(&config), Arc::clone(&inbox), Arc::clone(&metrics))?;
         let reader = SqliteFile::open_reader(dir, &schema::SCHEMA)?;
         let for_others = Arc::new(Mutex::new(SqliteFile::open_reader(dir, &schema::SCHEMA)?));
         let (commands, obeyed) = mpsc::channel(8);
-        let deliveries = Self { log, inbox, waiting: Arc::default(), commands, config, reader: for_others };
+        let deliveries =
+            Self { log, inbox, waiting: Arc::default(), commands, config, reader: for_others, metrics };
         Ok((deliveries, EngineParts { commands: obeyed, reader }))
     }
 
@@ -117,11 +126,13 @@ impl Deliveries {
         drain: Drain,
     ) -> std::io::Result<JoinHandle<()>> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        dispatcher.metrics.register_with(|registry| self.metrics.register(registry));
         let courier = Courier {
             dispatcher,
             config: Arc::clone(&self.config),
             log: self.log.clone(),
             waiting: Arc::clone(&self.waiting),
+            metrics: Arc::clone(&self.metrics),
         };
         let engine = Engine {
             courier: Arc::new(courier),
@@ -132,10 +143,15 @@ impl Deliveries {
             commands: parts.commands,
             paused: false,
         };
+        let (log, reader) = (self.log.clone(), Arc::clone(&self.reader));
+        let upkeep = upkeep::run(log, Arc::clone(&self.config), Arc::clone(&self.metrics), reader);
         let config = Arc::clone(&self.config);
         let run = move || {
             let patience = config.load().public.drain_timeout;
-            runtime.block_on(engine.run(drain, patience));
+            runtime.block_on(async {
+                tokio::spawn(upkeep);
+                engine.run(drain, patience).await;
+            });
         };
         thread::Builder::new().name("deliveries".into()).spawn(run)
     }
@@ -202,6 +218,55 @@ impl Deliveries {
             Ok(result) => result.map_err(|error| schema::SCHEMA.explain(&error)),
             Err(_) => Err(StoreError::ShutDown),
         }
+    }
+
+    /// The deliveries that are meant, in the order in which they were accepted.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub async fn list(&self, filter: Filter, limit: u32) -> Result<Vec<Summary>, StoreError> {
+        self.read(move |reader| operator::list(reader, &filter, limit)).await
+    }
+
+    /// # Errors
+    /// When the log cannot be read.
+    pub async fn show(&self, id: Id) -> Result<Option<Detail>, StoreError> {
+        self.read(move |reader| operator::show(reader, id)).await
+    }
+
+    /// Has a delivery run again. It carries the first verdict on its signature.
+    ///
+    /// # Errors
+    /// When that could not be kept.
+    pub async fn replay(&self, id: Id) -> Result<Replayed, LogError> {
+        Ok(self.log.record(Record::Replay(id)).await?.replayed.unwrap_or(Replayed::Unknown))
+    }
+
+    /// Has those deliveries run again that are settled and were not replayed yet; `limit` of them at most. Returns how many.
+    ///
+    /// # Errors
+    /// When that could not be kept; some of them may have been.
+    pub async fn replay_many(&self, mut filter: Filter, limit: usize) -> Result<usize, LogError> {
+        const BATCH: usize = 200;
+        // The copies have failed again, perhaps, before all that is meant was copied.
+        filter.before = Some(Id(now_ms() << rows::COUNTER_BITS));
+        let mut count = 0;
+        while count < limit {
+            let at_most = BATCH.min(limit - count);
+            let done = self.log.record(Record::ReplayMany(filter.clone(), at_most)).await?;
+            count += done.count;
+            let Some(last) = done.last else { break };
+            filter.after = Some(last);
+        }
+        Ok(count)
+    }
+
+    /// Forgets a delivery, delivered or not. Returns whether there was one.
+    ///
+    /// # Errors
+    /// When that could not be kept.
+    pub async fn remove(&self, id: Id) -> Result<bool, LogError> {
+        Ok(self.log.record(Record::Remove(id)).await?.count > 0)
     }
 
     /// Returns when the disk has failed, so that nothing can be promised any more, with the reason.

@@ -127,6 +127,7 @@ impl<'a> Gateway<'a> {
             registry: registry.clone(),
             tokens,
             store: store.clone(),
+            deliveries: deliveries.clone(),
             config,
             grants: Arc::new(ArcSwap::from_pointee(grants)),
             readiness: Arc::default(),

@@ -149,6 +149,11 @@ impl Metrics {
         metrics
     }
 
+    /// Has a part of the gateway register what it counts itself.
+    pub(crate) fn register_with(&self, register: impl FnOnce(&mut Registry)) {
+        register(&mut self.registry.lock());
+    }
+
     /// Counts a request that was answered. `route` is the pattern that it matched.
     pub fn observe_request(&self, method: &Method, route: Option<&Arc<str>>, status: u16, elapsed: Duration) {
         let http_route = route.map_or_else(|| Arc::from(UNMATCHED), Arc::clone);

@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use tracing::warn;
 use utoipa::ToSchema;
 
+use crate::delivery::LogError;
 use crate::registry::Refusal;
 use crate::store::StoreError;
 
@@ -135,6 +136,12 @@ impl From<Refusal> for AdminError {
             }
             Refusal::Store(error) => error.into(),
         }
+    }
+}
+
+impl From<LogError> for AdminError {
+    fn from(error: LogError) -> Self {
+        Self::unavailable(format!("nothing was changed: {error}"))
     }
 }
 

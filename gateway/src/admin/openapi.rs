@@ -5,7 +5,7 @@ use utoipa::{Modify, OpenApi, ToResponse};
 
 use super::access::Reader;
 use super::answer::ErrorBody;
-use super::{AdminState, probes, routes, tokens, workers};
+use super::{AdminState, deliveries, probes, routes, tokens, workers};
 
 /// What the listener serves, for programs. Every operation and every status is here.
 #[derive(OpenApi)]
@@ -29,6 +29,11 @@ use super::{AdminState, probes, routes, tokens, workers};
         workers::drain,
         routes::list,
         routes::forget,
+        deliveries::list,
+        deliveries::show,
+        deliveries::remove,
+        deliveries::replay,
+        deliveries::replay_many,
         tokens::create,
         tokens::list,
         tokens::revoke,

@@ -41,8 +41,10 @@ struct Ask {
 impl Listener {
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (store, recovered) = Store::open(&DataDir::open(dir.path()).unwrap()).unwrap();
+        let data_dir = DataDir::open(dir.path()).unwrap();
+        let (store, recovered) = Store::open(&data_dir).unwrap();
         let config = Arc::new(ArcSwap::from_pointee(Config::default()));
+        let (deliveries, _) = Deliveries::open(&data_dir, Arc::clone(&config)).unwrap();
         let (registry, _) = Registry::restore(Arc::clone(&config), store.clone(), recovered);
         let scoped = RegistrationToken {
             token: Secret::new("billing-only"),
@@ -56,6 +58,7 @@ impl Listener {
             registry,
             tokens: TokenTable::default(),
             store,
+            deliveries,
             config,
             grants: Arc::new(ArcSwap::from_pointee(grants)),
             readiness: Arc::default(),

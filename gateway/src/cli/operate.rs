@@ -124,7 +124,7 @@ pub(super) fn healthcheck(args: &AdminArgs) -> anyhow::Result<()> {
     output::line("ready")
 }
 
-fn ask(
+pub(super) fn ask(
     args: &AdminArgs,
     method: Method,
     path: &[&str],
@@ -136,7 +136,11 @@ fn ask(
     runtime.block_on(client.ask(method, path, query, body))
 }
 
-fn list<const N: usize>(nothing: &str, headings: [&str; N], rows: Vec<[Value; N]>) -> anyhow::Result<()> {
+pub(super) fn list<const N: usize>(
+    nothing: &str,
+    headings: [&str; N],
+    rows: Vec<[Value; N]>,
+) -> anyhow::Result<()> {
     if rows.is_empty() {
         output::complain(nothing);
         return Ok(());
@@ -144,7 +148,7 @@ fn list<const N: usize>(nothing: &str, headings: [&str; N], rows: Vec<[Value; N]
     output::table(headings, rows)
 }
 
-fn rows<const N: usize>(items: &Value, fields: [&str; N]) -> Vec<[Value; N]> {
+pub(super) fn rows<const N: usize>(items: &Value, fields: [&str; N]) -> Vec<[Value; N]> {
     let items = items.as_array().map(Vec::as_slice).unwrap_or_default();
     items.iter().map(|item| fields.map(|field| item[field].clone())).collect()
 }

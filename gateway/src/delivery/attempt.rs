@@ -13,6 +13,7 @@ use tracing::{debug, info, warn};
 
 use super::inbox::Arrival;
 use super::log::{Log, LogError, Record};
+use super::metrics::DeliveryMetrics;
 use super::record::{Delivery, HeaderBlock, Id, millis, now_ms, rfc3339};
 use super::rows::{AttemptRecord, Next, RouteId, Settlement};
 use super::schedule;
@@ -40,6 +41,7 @@ pub(super) struct Courier {
     pub(super) config: Arc<ArcSwap<Config>>,
     pub(super) log: Log,
     pub(super) waiting: Arc<Waiting>,
+    pub(super) metrics: Arc<DeliveryMetrics>,
 }
 
 /// A delivery whose turn has come.
@@ -133,6 +135,7 @@ impl Courier {
             ..describe(&outcome, &delivery.request_id, whole_answer)
         };
         log(id, &delivery, &attempt, next);
+        self.metrics.count_attempt(attempt.outcome);
         let settlement = Settlement { id, attempt, next, forget };
         self.record(settlement).await;
         drop(recorded);
@@ -218,7 +221,7 @@ impl Courier {
         let settlement = Arc::new(settlement);
         loop {
             match self.log.record(Record::Settle(Arc::clone(&settlement))).await {
-                Ok(()) => return,
+                Ok(_) => return,
                 Err(LogError::Store(
                     StoreError::ShutDown | StoreError::Disk { .. } | StoreError::Damaged { .. },
                 )) => return,

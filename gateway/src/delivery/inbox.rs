@@ -58,6 +58,12 @@ impl Inbox {
         }
     }
 
+    /// Says that a route has something that is due.
+    pub(super) fn look_at(&self, route: RouteId) {
+        self.content.lock().routes.insert(route);
+        self.filled.notify_one();
+    }
+
     pub(super) fn take(&self) -> Content {
         mem::take(&mut self.content.lock())
     }

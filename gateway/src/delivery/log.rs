@@ -5,19 +5,22 @@
 
 use std::mem;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use parking_lot::{Condvar, Mutex};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tracing::{error, warn};
 
 use super::inbox::{Arrival, Inbox};
+use super::metrics::DeliveryMetrics;
+use super::operator::{self, Filter, Replayed};
 use super::record::{Delivery, Id};
-use super::rows::{self, Appended, Numbers, Settlement};
+use super::rows::{self, Appended, Numbers, RouteId, Settlement};
 use super::schema::SCHEMA;
+use super::upkeep::{self, Purge};
 use crate::admit::Admission;
 use crate::config::Config;
 use crate::data_dir::DataDir;
@@ -79,13 +82,16 @@ struct Shared {
     /// Why the log takes nothing more.
     failed: watch::Sender<Option<StoreError>>,
     stored_bytes: AtomicU64,
+    lacks_room: AtomicBool,
+    room_wanted: Arc<Notify>,
+    metrics: Arc<DeliveryMetrics>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
     appends: Vec<Append>,
-    records: Vec<(Record, Answer<()>)>,
+    records: Vec<(Record, Answer<Done>)>,
     /// When the first of `records` came.
     since: Option<Instant>,
     urgent: bool,
@@ -93,7 +99,7 @@ struct Queue {
 }
 
 /// What is committed together.
-type Group = (Vec<Append>, Vec<(Record, Answer<()>)>);
+type Group = (Vec<Append>, Vec<(Record, Answer<Done>)>);
 type Answer<T> = oneshot::Sender<Result<T, LogError>>;
 
 #[derive(Debug)]
@@ -110,6 +116,23 @@ pub(super) enum Record {
     Settle(Arc<Settlement>),
     /// Due at another time, without an attempt.
     Postpone(Vec<Id>, i64),
+    Replay(Id),
+    /// So many of those that are meant.
+    ReplayMany(Filter, usize),
+    Remove(Id),
+    Purge(Purge),
+}
+
+/// What came of a [`Record`].
+#[derive(Debug, Clone, Default)]
+pub(super) struct Done {
+    /// How many deliveries it concerned.
+    pub(super) count: usize,
+    pub(super) replayed: Option<Replayed>,
+    /// The last one that was looked at.
+    pub(super) last: Option<Id>,
+    /// Routes that have something new that is due.
+    routes: Vec<RouteId>,
 }
 
 impl Log {
@@ -117,6 +140,7 @@ impl Log {
         dir: &DataDir,
         config: Arc<ArcSwap<Config>>,
         inbox: Arc<Inbox>,
+        metrics: Arc<DeliveryMetrics>,
     ) -> Result<Self, StoreError> {
         let file = SqliteFile::open(dir, &SCHEMA)?;
         // After a sync that failed, the system may take pages for written that never were. They are read from the log,
@@ -129,6 +153,9 @@ impl Log {
             filled: Condvar::new(),
             failed: watch::Sender::new(None),
             stored_bytes: AtomicU64::new(0),
+            lacks_room: AtomicBool::new(false),
+            room_wanted: Arc::default(),
+            metrics,
             thread: Mutex::default(),
         });
         let path = file.path().to_owned();
@@ -176,14 +203,14 @@ impl Log {
     }
 
     /// Returns once it is on disk.
-    pub(super) async fn record(&self, record: Record) -> Result<(), LogError> {
+    pub(super) async fn record(&self, record: Record) -> Result<Done, LogError> {
         let (answer, answered) = oneshot::channel();
         {
             let mut queue = self.shared.queue.lock();
             if queue.closed {
                 return Err(self.closed());
             }
-            queue.urgent |= matches!(record, Record::Postpone(..));
+            queue.urgent |= !matches!(record, Record::Settle(_));
             queue.since.get_or_insert_with(Instant::now);
             queue.records.push((record, answer));
         }
@@ -203,6 +230,16 @@ impl Log {
             // The sender lives in `self`.
             Ok(None) | Err(_) => std::future::pending().await,
         }
+    }
+
+    /// Whether somebody found no room lately.
+    pub(super) fn lacks_room(&self) -> bool {
+        self.shared.lacks_room.load(Ordering::Relaxed)
+    }
+
+    /// Told when somebody found no room.
+    pub(super) fn room_wanted(&self) -> Arc<Notify> {
+        Arc::clone(&self.shared.room_wanted)
     }
 
     pub(super) fn stored_bytes(&self) -> u64 {
@@ -271,18 +308,26 @@ impl Writer {
     }
 
     /// Commits a group and tells everybody. An error is final.
-    fn write(&mut self, appends: Vec<Append>, records: Vec<(Record, Answer<()>)>) -> Result<(), StoreError> {
+    fn write(
+        &mut self,
+        appends: Vec<Append>,
+        records: Vec<(Record, Answer<Done>)>,
+    ) -> Result<(), StoreError> {
         let outcome = self.commit(&appends, &records);
         match outcome {
-            Ok(appended) => {
+            Ok((done, appended)) => {
+                if !appends.is_empty() {
+                    self.shared.lacks_room.store(false, Ordering::Relaxed);
+                }
                 let bytes: usize = appends.iter().map(|append| append.delivery.body.len()).sum();
                 self.since_checkpoint += bytes + (appends.len() + records.len()) * OVERHEAD;
                 for (append, appended) in appends.into_iter().zip(appended) {
                     self.appended(append, appended);
                 }
-                for (_, answer) in records {
+                for ((_, answer), done) in records.into_iter().zip(done) {
+                    done.routes.iter().for_each(|route| self.inbox.look_at(*route));
                     // Whoever no longer waits has given up the answer, and not the change.
-                    drop(answer.send(Ok(())));
+                    drop(answer.send(Ok(done)));
                 }
                 self.measure();
                 self.checkpoint_if_due()
@@ -299,11 +344,14 @@ impl Writer {
     fn write_apart(
         &mut self,
         mut appends: Vec<Append>,
-        mut records: Vec<(Record, Answer<()>)>,
+        mut records: Vec<(Record, Answer<Done>)>,
         error: &LogError,
     ) -> Result<(), StoreError> {
         if appends.len() + records.len() <= 1 {
-            if !error.is_for_want_of_room() {
+            if error.is_for_want_of_room() {
+                self.shared.lacks_room.store(true, Ordering::Relaxed);
+                self.shared.room_wanted.notify_one();
+            } else {
                 warn!(%error, "a change of the log of deliveries failed");
             }
             refuse(appends, records, error);
@@ -326,8 +374,8 @@ impl Writer {
     fn commit(
         &mut self,
         appends: &[Append],
-        records: &[(Record, Answer<()>)],
-    ) -> Result<Vec<Appended>, LogError> {
+        records: &[(Record, Answer<Done>)],
+    ) -> Result<(Vec<Done>, Vec<Appended>), LogError> {
         let more: u64 = appends.iter().map(|append| append.delivery.body.len() as u64).sum();
         let max_stored = self.config.load().webhooks.max_stored;
         if !appends.is_empty() && self.shared.stored_bytes.load(Ordering::Relaxed) + more >= max_stored {
@@ -335,7 +383,9 @@ impl Writer {
         }
         self.file.begin()?;
         let outcome = self.apply(appends, records).map_err(|error| self.file.explain(&error));
-        let outcome = outcome.and_then(|appended| self.file.execute("COMMIT").map(|()| appended));
+        let started = Instant::now();
+        let outcome = outcome.and_then(|applied| self.file.execute("COMMIT").map(|()| applied));
+        self.shared.metrics.observe_sync(started.elapsed());
         outcome.map_err(|error| {
             self.numbers.forget_routes();
             if let Err(error) = self.file.roll_back() {
@@ -348,24 +398,45 @@ impl Writer {
     fn apply(
         &mut self,
         appends: &[Append],
-        records: &[(Record, Answer<()>)],
-    ) -> rusqlite::Result<Vec<Appended>> {
+        records: &[(Record, Answer<Done>)],
+    ) -> rusqlite::Result<(Vec<Done>, Vec<Appended>)> {
+        let done = records.iter().map(|(record, _)| self.apply_record(record)).collect::<Result<_, _>>()?;
         let connection = self.file.connection();
-        for (record, _) in records {
-            match record {
-                Record::Settle(settlement) => rows::settle(connection, settlement)?,
-                Record::Postpone(ids, due_at) => {
-                    ids.iter().try_for_each(|id| rows::postpone(connection, *id, *due_at))?;
-                }
+        let appended = appends
+            .iter()
+            .map(|append| rows::append(connection, &mut self.numbers, &append.delivery))
+            .collect::<Result<_, _>>()?;
+        Ok((done, appended))
+    }
+
+    fn apply_record(&mut self, record: &Record) -> rusqlite::Result<Done> {
+        let (connection, numbers) = (self.file.connection(), &mut self.numbers);
+        let mut done = Done::default();
+        match record {
+            Record::Settle(settlement) => rows::settle(connection, settlement)?,
+            Record::Postpone(ids, due_at) => {
+                ids.iter().try_for_each(|id| rows::postpone(connection, *id, *due_at))?;
             }
+            Record::Replay(id) => {
+                let (replayed, route) = operator::replay(connection, numbers, *id)?;
+                done.replayed = Some(replayed);
+                done.routes.extend(route);
+            }
+            Record::ReplayMany(filter, at_most) => {
+                (done.count, done.last, done.routes) =
+                    operator::replay_many(connection, numbers, filter, *at_most)?;
+            }
+            Record::Remove(id) => done.count = usize::from(operator::remove(connection, *id)?),
+            Record::Purge(purge) => done.count = upkeep::purge(connection, *purge)?,
         }
-        appends.iter().map(|append| rows::append(connection, &mut self.numbers, &append.delivery)).collect()
+        Ok(done)
     }
 
     /// The engine hears of it first: a caller that went away meanwhile changes nothing.
     fn appended(&self, append: Append, appended: Appended) {
         let Append { delivery, admission, caller, answer } = append;
         if let Appended::New(id, route) = appended {
+            self.shared.metrics.count_accepted(&delivery.route.path);
             self.inbox.put(Arrival { id, route, attempts: 0, delivery, admission, caller });
         }
         drop(answer.send(Ok(appended)));
@@ -409,7 +480,7 @@ impl Writer {
     }
 }
 
-fn refuse(appends: Vec<Append>, records: Vec<(Record, Answer<()>)>, error: &LogError) {
+fn refuse(appends: Vec<Append>, records: Vec<(Record, Answer<Done>)>, error: &LogError) {
     for append in appends {
         drop(append.answer.send(Err(error.clone())));
     }

@@ -118,7 +118,7 @@ pub(super) fn millis(duration: Duration) -> i64 {
 
 /// RFC 3339, in UTC, with milliseconds.
 #[must_use]
-pub(super) fn rfc3339(ms: i64) -> String {
+pub fn rfc3339(ms: i64) -> String {
     // Other years than these the format cannot express.
     let since = u64::try_from(ms.clamp(0, 253_402_300_799_999)).unwrap_or(0);
     humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(since)).to_string()

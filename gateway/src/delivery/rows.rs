@@ -12,7 +12,7 @@ use super::record::{DedupKey, Delivery, HeaderBlock, Id, RouteName, now_ms};
 use super::schema::SMALL_BODY;
 
 /// How many bits of an id count deliveries within a millisecond.
-const COUNTER_BITS: u32 = 20;
+pub(super) const COUNTER_BITS: u32 = 20;
 
 /// A route's number in this log.
 pub(super) type RouteId = i64;
@@ -20,10 +20,23 @@ pub(super) type RouteId = i64;
 /// How a delivery stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(i64)]
-pub(super) enum State {
+pub enum State {
     Pending = 0,
     Delivered = 1,
     Dead = 2,
+}
+
+impl State {
+    pub const ALL: [Self; 3] = [Self::Pending, Self::Delivered, Self::Dead];
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Delivered => "delivered",
+            Self::Dead => "dead",
+        }
+    }
 }
 
 /// What became of a request that was to be kept.
@@ -78,7 +91,7 @@ impl Numbers {
     }
 
     /// Later than every id before it, also where the clock went back or another process hands out ids from the same file.
-    fn next_id(&mut self) -> Id {
+    pub(super) fn next_id(&mut self) -> Id {
         let now = now_ms() << COUNTER_BITS;
         self.last = now.max(self.last + 1);
         Id(self.last)
@@ -218,12 +231,21 @@ pub(super) fn postpone(connection: &Connection, id: Id, due_at: i64) -> rusqlite
 
 /// A pending delivery and how often it was attempted.
 pub(super) fn load(connection: &Connection, id: Id) -> rusqlite::Result<Option<(Delivery, u32)>> {
+    load_where(connection, id, "AND state = 0")
+}
+
+/// As [`load`], whatever its state.
+pub(super) fn load_any(connection: &Connection, id: Id) -> rusqlite::Result<Option<(Delivery, u32)>> {
+    load_where(connection, id, "")
+}
+
+fn load_where(connection: &Connection, id: Id, and: &str) -> rusqlite::Result<Option<(Delivery, u32)>> {
     connection
-        .prepare_cached(
+        .prepare_cached(&format!(
             "SELECT delivery.*, route.path, route.method, body.bytes FROM delivery
              JOIN route ON route.id = delivery.route LEFT JOIN body ON body.id = delivery.id
-             WHERE delivery.id = ?1 AND state = 0",
-        )?
+             WHERE delivery.id = ?1 {and}",
+        ))?
         .query_row([id.0], |row| Ok((delivery(row)?, row.get("attempts")?)))
         .optional()
 }

@@ -43,7 +43,8 @@ pub(super) static SCHEMA: Schema = Schema {
         dedup_hash BLOB,
         dedup_until INTEGER,
         replay_of INTEGER,
-        replayed_as INTEGER
+        replayed_as INTEGER,
+        stripped INTEGER NOT NULL DEFAULT 0     -- what was sent was given up for want of room
     ) STRICT;
     CREATE INDEX delivery_pending ON delivery (route, due_at) WHERE state = 0;
     CREATE INDEX delivery_delivered ON delivery (settled_at) WHERE state = 1;
