@@ -27,6 +27,12 @@ async fn dev(folder: &Path, command: &[&str]) -> (Process, std::net::SocketAddr)
     (process, public)
 }
 
+/// Ends it as Ctrl-C does, so that what it started ends as well.
+async fn end(dev: &Process) {
+    dev.signal(Signal::INT);
+    assert_eq!(dev.wait_for_exit().await.code(), Some(0));
+}
+
 async fn shown(dev: &Process, text: &str) {
     dev.wait_for_line(text, |line| line.contains(text).then_some(())).await;
 }
@@ -63,8 +69,7 @@ async fn routes_requests_and_errors_are_shown_and_a_changed_file_restarts_the_wo
         (Request::get("/abc/def").send(public).await.status == 200).then_some(())
     })
     .await;
-    dev.signal(Signal::INT);
-    assert_eq!(dev.wait_for_exit().await.code(), Some(0));
+    end(&dev).await;
     assert!(!dev.lines().iter().any(|line| line.contains('\u{1b}')), "no colours off a terminal");
 }
 
@@ -73,6 +78,7 @@ async fn a_worker_that_does_not_register_and_a_taken_port_get_a_hint() {
     let folder = tempfile::tempdir().expect("a folder");
     let (silent, _) = dev(folder.path(), &["sleep", "600"]).await;
     shown(&silent, "hint: it registers at GEARWAY_GATEWAY (http://127.0.0.1:").await;
+    end(&silent).await;
 
     let taken = ReservedPort::take();
     let listener = std::net::TcpListener::bind(taken.address());
@@ -104,6 +110,7 @@ async fn a_stolen_route_gets_a_hint() {
     thief.env("GEARWAY_NAME", "thief");
     let _thief = Process::spawn("thief", thief);
     shown(&dev, "hint: another worker name has this route").await;
+    end(&dev).await;
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ mod expect;
 mod faults;
 mod kills;
 mod nonsense;
+mod observability;
 mod overload;
 mod registration;
 mod rolling_restart;

@@ -77,3 +77,8 @@ pub use request::Request;
 pub use settings::Settings;
 pub use test_client::{TestClient, TestRequest};
 pub use worker::Worker;
+
+/// The worker that README.md shows compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

@@ -10,9 +10,12 @@ mod binaries;
 mod compose;
 mod demo;
 mod deploy;
+mod docs;
 mod fuzz;
+mod readme;
 mod soak;
 mod stages;
+mod terminal;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -36,6 +39,18 @@ enum Command {
     },
     /// Builds, brings up and drains docker-compose.yml, with an engine and base images of its own.
     ComposeTest,
+    /// Compares what is generated of the documents with the code, and follows their links.
+    Docs {
+        /// Write what is generated.
+        #[arg(long)]
+        write: bool,
+    },
+    /// Types the first ten minutes into a terminal and compares its picture with README.md's.
+    Terminal {
+        /// Put the picture into README.md.
+        #[arg(long)]
+        write: bool,
+    },
     /// Runs a gateway with two sample workers and shows what to try.
     Demo(demo::Options),
     /// Measures the gateway beside nginx and HAProxy.
@@ -50,6 +65,10 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Test { stages } => stages::run(&stages),
         Command::ComposeTest => stages::run(&[stages::Stage::Compose]),
+        Command::Docs { write: true } => docs::write(),
+        Command::Docs { write: false } => docs::test(),
+        Command::Terminal { write: true } => terminal::write(),
+        Command::Terminal { write: false } => terminal::test(),
         Command::Demo(options) => demo::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 
-use crate::{binaries, compose, deploy};
+use crate::{binaries, compose, deploy, docs, readme, terminal};
 
 /// One check, in the order in which they run: the quickest to fail comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -25,6 +25,12 @@ pub(crate) enum Stage {
     Python,
     /// The Node SDK: types, tests, packaging.
     Node,
+    /// The documents' links, and what is generated of them.
+    Docs,
+    /// README.md does what it says.
+    Readme,
+    /// The terminal's picture in README.md is a true one.
+    Terminal,
     /// The systemd unit and the Kubernetes manifests, by their validators.
     Deploy,
     /// `docker-compose.yml`, really run.
@@ -121,6 +127,9 @@ impl Stage {
                 check_sdk("python", "python3")
             }
             Self::Node => check_sdk("node", "node"),
+            Self::Docs => tell(None, docs::test),
+            Self::Readme => tell(readme::missing(), readme::test),
+            Self::Terminal => tell(terminal::missing(), terminal::test),
             Self::Deploy => tell(deploy::missing(), deploy::test),
             Self::Compose => tell(compose::missing(), compose::test),
         }

@@ -1,0 +1,315 @@
+//! README.md, run from its own text.
+//!
+//! A comment before a fence says how: `<!-- file: NAME -->` keeps the block as a file of the scratch folder,
+//! `<!-- background: TEXT -->` starts its command and waits until it prints TEXT, `<!-- not run: WHY -->` leaves it alone, and
+//! `<!-- stop -->` ends what runs in the background. Other `sh` blocks are run, and must succeed; of `console` blocks each
+//! line that starts with `$ ` is run, and must print what follows it. Ports 3000 and 3001 become free ones.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process_group};
+use tempfile::TempDir;
+
+use crate::binaries;
+use crate::stages::{missing_program, missing_venv};
+
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// What cannot be done on this machine, after an attempt to install it.
+pub(crate) fn missing() -> Option<String> {
+    missing_program("curl", &["--version"], "curl").or_else(missing_venv)
+}
+
+/// # Errors
+/// The block that does not do what it says.
+pub(crate) fn test() -> anyhow::Result<()> {
+    let text = fs::read_to_string(crate::workspace().join("README.md"))?;
+    let mut scratch = Scratch::new()?;
+    let (mut ran, mut left) = (0, 0);
+    for block in blocks(&text)? {
+        let outcome = match (&block.how, block.language) {
+            (How::NotRun, _) => {
+                left += 1;
+                continue;
+            }
+            (How::File(name), _) => scratch.write(name, &block.text),
+            (How::Background(until), _) => scratch.start(&block.text, until),
+            (How::Stop, _) => scratch.stop(),
+            (How::Run, "sh") => scratch.run(&block.text),
+            (How::Run, "console") => scratch.console(&block.text),
+            (How::Run, _) => continue,
+        };
+        outcome.with_context(|| format!("README.md:{}", block.line))?;
+        ran += 1;
+    }
+    ensure!(ran > 0, "README.md has no blocks");
+    println!("README.md: {ran} blocks did what they say, {left} are marked as not run");
+    scratch.stop()
+}
+
+#[derive(Debug, PartialEq)]
+enum How {
+    Run,
+    File(String),
+    Background(String),
+    NotRun,
+    Stop,
+}
+
+#[derive(Debug)]
+struct Block<'t> {
+    line: usize,
+    language: &'t str,
+    how: How,
+    text: String,
+}
+
+fn blocks(text: &str) -> anyhow::Result<Vec<Block<'_>>> {
+    let mut blocks: Vec<Block<'_>> = Vec::new();
+    let mut how = How::Run;
+    let mut open = false;
+    for (number, line) in text.lines().enumerate() {
+        if let Some(fence) = line.strip_prefix("```") {
+            if !open {
+                let how = std::mem::replace(&mut how, How::Run);
+                blocks.push(Block { line: number + 1, language: fence, how, text: String::new() });
+            }
+            open = !open;
+        } else if open {
+            let block = blocks.last_mut().context("a line of no block")?;
+            block.text.push_str(line);
+            block.text.push('\n');
+        } else if let Some(comment) = line.strip_prefix("<!-- ").and_then(|line| line.strip_suffix(" -->")) {
+            how = match comment.split_once(": ") {
+                Some(("file", name)) => How::File(name.to_owned()),
+                Some(("background", until)) => How::Background(until.to_owned()),
+                Some(("not run", _)) => How::NotRun,
+                None if comment == "stop" => {
+                    blocks.push(Block {
+                        line: number + 1,
+                        language: "",
+                        how: How::Stop,
+                        text: String::new(),
+                    });
+                    How::Run
+                }
+                _ => bail!("README.md:{}: what is <!-- {comment} -->?", number + 1),
+            };
+        } else if !line.trim().is_empty() {
+            how = How::Run;
+        }
+    }
+    Ok(blocks)
+}
+
+/// A folder in which the blocks run, with the gateway and the Python SDK on the path.
+pub(crate) struct Scratch {
+    folder: TempDir,
+    path: String,
+    ports: [(&'static str, String); 2],
+    running: Vec<Child>,
+}
+
+impl Scratch {
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        let binaries = binaries::build()?;
+        let venv = crate::workspace().join("target").join("readme").join("venv");
+        if !venv.join("bin").join("python").exists() {
+            succeed(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
+        }
+        let sdk = crate::workspace().join("plugin-protocol").join("python");
+        let mut install = Command::new(venv.join("bin").join("pip"));
+        succeed(install.args(["install", "--quiet", "--disable-pip-version-check", "--editable"]).arg(sdk))?;
+        let inherited = std::env::var("PATH").unwrap_or_default();
+        let path = format!("{}:{}:{inherited}", binaries.display(), venv.join("bin").display());
+        let (public, admin) = (TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?);
+        let port = |listener: &TcpListener| anyhow::Ok(listener.local_addr()?.port().to_string());
+        Ok(Self {
+            folder: tempfile::tempdir()?,
+            path,
+            ports: [("3000", port(&public)?), ("3001", port(&admin)?)],
+            running: Vec::new(),
+        })
+    }
+
+    fn shell(&self, script: &str) -> Command {
+        let mut command = Command::new("bash");
+        command.args(["-euo", "pipefail", "-c", &self.local(script)]).stdin(Stdio::null());
+        self.surround(&mut command);
+        command
+    }
+
+    /// The text with the ports that are free here.
+    pub(crate) fn local(&self, text: &str) -> String {
+        self.ports.iter().fold(text.to_owned(), |text, (port, free)| text.replace(port, free))
+    }
+
+    /// The text with the ports that README.md has.
+    pub(crate) fn as_written(&self, text: &str) -> String {
+        self.ports.iter().fold(text.to_owned(), |text, (port, free)| text.replace(free, port))
+    }
+
+    /// What a command finds here.
+    pub(crate) fn surround(&self, command: &mut Command) {
+        command.current_dir(self.folder.path()).env("PATH", &self.path).env("REPOSITORY", crate::workspace());
+        // gearway itself listens where the blocks' URLs now point.
+        command.env("GEARWAY_PUBLIC__LISTEN", format!("127.0.0.1:{}", self.ports[0].1));
+        command.env("GEARWAY_ADMIN__LISTEN", format!("127.0.0.1:{}", self.ports[1].1));
+        // What a worker says of itself differs from run to run.
+        command.env("GEARWAY_LOG", "WARNING");
+        command.env("GEARWAY_ADMIN", format!("http://127.0.0.1:{}", self.ports[1].1));
+    }
+
+    pub(crate) fn write(&self, name: &str, text: &str) -> anyhow::Result<()> {
+        let path: PathBuf = self.folder.path().join(Path::new(name).file_name().context("a file's name")?);
+        Ok(fs::write(path, text)?)
+    }
+
+    fn run(&self, script: &str) -> anyhow::Result<()> {
+        succeed(&mut self.shell(script))
+    }
+
+    /// What a command prints may take a moment to become so: a worker has to register first.
+    fn console(&self, text: &str) -> anyhow::Result<()> {
+        let mut commands: Vec<(String, String)> = Vec::new();
+        for line in text.lines() {
+            match (line.strip_prefix("$ "), commands.last_mut()) {
+                (Some(command), _) => commands.push((command.to_owned(), String::new())),
+                (None, Some((command, _))) if command.ends_with('\\') => {
+                    command.push('\n');
+                    command.push_str(line);
+                }
+                (None, Some((_, expected))) => {
+                    expected.push_str(line);
+                    expected.push('\n');
+                }
+                (None, None) => bail!("a console block begins with a command"),
+            }
+        }
+        for (command, expected) in commands {
+            let end = Instant::now() + PATIENCE;
+            loop {
+                let output = self.shell(&format!("{{ {command}\n}} 2>&1")).output()?;
+                let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+                if alike(&printed, &expected) {
+                    break;
+                }
+                ensure!(Instant::now() < end, "$ {command}\nprinted\n{printed}instead of\n{expected}");
+                thread::sleep(Duration::from_millis(200));
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, text: &str, until: &str) -> anyhow::Result<()> {
+        let script = text.lines().map(|line| line.strip_prefix("$ ").unwrap_or(line));
+        let mut command = self.shell(&format!("exec 2>&1; {}", script.collect::<Vec<_>>().join("\n")));
+        let mut child = command.process_group(0).stdout(Stdio::piped()).spawn()?;
+        let output = child.stdout.take().context("no output")?;
+        self.running.push(child);
+        let printed = Arc::new(Mutex::new(String::new()));
+        let seen = Arc::clone(&printed);
+        thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                if let Ok(mut seen) = seen.lock() {
+                    seen.push_str(&line);
+                    seen.push('\n');
+                }
+            }
+        });
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let so_far = printed.lock().map(|text| text.clone()).unwrap_or_default();
+            if so_far.contains(until) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < end, "{text}did not print {until:?}, but\n{so_far}");
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn stop(&mut self) -> anyhow::Result<()> {
+        for mut child in self.running.drain(..).rev() {
+            if let Some(group) = Pid::from_raw(child.id().cast_signed()) {
+                kill_process_group(group, Signal::INT).ok();
+            }
+            child.wait()?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        for child in &self.running {
+            if let Some(group) = Pid::from_raw(child.id().cast_signed()) {
+                kill_process_group(group, Signal::KILL).ok();
+            }
+        }
+    }
+}
+
+/// The same but for digits, which tell times, ids and ports, and for white space at the ends of lines.
+fn alike(printed: &str, expected: &str) -> bool {
+    without_digits(printed.trim_end()).eq(without_digits(expected.trim_end()))
+}
+
+/// The text's lines with a zero in place of each run of digits.
+pub(crate) fn without_digits(text: &str) -> impl Iterator<Item = String> {
+    text.lines().map(|line| {
+        let mut out = String::new();
+        for c in line.trim_end().chars() {
+            match c {
+                '0'..='9' if out.ends_with('0') => {}
+                '0'..='9' => out.push('0'),
+                c => out.push(c),
+            }
+        }
+        out
+    })
+}
+
+fn succeed(command: &mut Command) -> anyhow::Result<()> {
+    let status = command.status().with_context(|| format!("cannot run {command:?}"))?;
+    ensure!(status.success(), "{command:?} ended with {status}");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_read_with_what_is_said_before_them() {
+        let text = "<!-- file: a.py -->\n```python\nx\n```\n\n<!-- not run: slow -->\n\n```sh\ny\n```\n<!-- stop -->\n```console\n$ z\n```\n";
+        let blocks = blocks(text).unwrap();
+        let read: Vec<_> =
+            blocks.iter().map(|block| (&block.how, block.language, block.text.as_str())).collect();
+        assert_eq!(
+            read,
+            [
+                (&How::File("a.py".into()), "python", "x\n"),
+                (&How::NotRun, "sh", "y\n"),
+                (&How::Stop, "", ""),
+                (&How::Run, "console", "$ z\n"),
+            ]
+        );
+        assert!(super::blocks("<!-- runs -->\n").is_err());
+    }
+
+    #[test]
+    fn numbers_may_differ_and_nothing_else() {
+        assert!(alike("gateway 0.3 ms \n", "gateway 12.45 ms\n"));
+        assert!(!alike("gateway 0.3 ms\n", "gateway 0.3 s\n"));
+        assert!(!alike("a\nb\n", "a\n"));
+    }
+}
