@@ -8,7 +8,8 @@ use serde_json::Value;
 
 #[tokio::test]
 async fn the_dashboard_draws_metrics_that_exist() {
-    let text = std::fs::read_to_string(workspace().join("docs/grafana-dashboard.json")).expect("the dashboard");
+    let text =
+        std::fs::read_to_string(workspace().join("docs/grafana-dashboard.json")).expect("the dashboard");
     let dashboard: Value = serde_json::from_str(&text).expect("JSON");
     let mut drawn = BTreeSet::new();
     for panel in dashboard["panels"].as_array().expect("panels") {
@@ -16,7 +17,9 @@ async fn the_dashboard_draws_metrics_that_exist() {
             let expression = target["expr"].as_str().expect("an expression");
             let words = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
             drawn.extend(
-                words.filter(|word| word.starts_with("gearway_") || word.starts_with("http_server_")).map(str::to_owned),
+                words
+                    .filter(|word| word.starts_with("gearway_") || word.starts_with("http_server_"))
+                    .map(str::to_owned),
             );
         }
     }
