@@ -29,6 +29,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tokio_rustls::rustls::ClientConfig;
 
+use crate::cors::Origins;
+
 use crate::access_log::AccessFields;
 pub use load::{Overrides, Sources};
 pub use mistake::{Mistake, Position, Source, Warning};
@@ -63,6 +65,11 @@ pub struct Public {
     pub drain_timeout: Duration,
     /// Absent: clear text.
     pub tls: Option<Tls>,
+    /// Whether clients may speak HTTP/2 in clear text, without asking first.
+    pub h2c: bool,
+    /// Whether connections from trusted proxies begin with a PROXY protocol header.
+    pub proxy_protocol: bool,
+    pub cors: Origins,
     pub rate_limit: RateLimit,
 }
 
@@ -275,6 +282,9 @@ impl Default for Config {
                 trusted_proxies: Vec::new(),
                 drain_timeout: Duration::from_secs(30),
                 tls: None,
+                h2c: false,
+                proxy_protocol: false,
+                cors: Origins::Off,
                 rate_limit: RateLimit::default(),
             },
             admin: Admin {

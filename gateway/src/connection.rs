@@ -1,6 +1,7 @@
 //! One client's connection: TLS where it is configured, and the requests that come over it.
 
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use http::header::CONNECTION;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
@@ -18,10 +19,17 @@ use tokio_rustls::rustls::ServerConfig;
 use tracing::debug;
 
 use crate::framing::{FramedIo, FramingLimits};
-use crate::relay::Relay;
+use crate::proxy_protocol;
+use crate::relay::{self, Relay};
+use crate::tls;
+
+mod http2;
 
 /// A client that keeps a connection without a request for this long has forgotten it.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// What every HTTP/2 connection begins with, and no HTTP/1 request can.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What every connection of a relay thread is served with.
 struct Serving {
@@ -33,9 +41,37 @@ struct Serving {
 
 /// Serves a connection that was just accepted, to its end.
 pub(crate) async fn serve(stream: TcpStream, peer: SocketAddr, relay: Arc<Relay>, grace: Duration) {
-    let tls = relay.shared.tls.load_full();
     let serving = Serving { peer, relay, grace };
+    let config = serving.relay.shared.config.load();
+    let public = &config.public;
+    if public.proxy_protocol && relay::is_trusted(peer.ip(), &public.trusted_proxies) {
+        let timeout = config.limits.header_timeout;
+        drop(config);
+        Box::pin(proxied(stream, timeout, serving)).await;
+    } else {
+        drop(config);
+        begin(stream, serving).await;
+    }
+}
+
+/// A connection that a proxy makes for somebody, whom it names first.
+async fn proxied(mut stream: TcpStream, timeout: Duration, mut serving: Serving) {
+    let peer = serving.peer;
+    match tokio::time::timeout(timeout, proxy_protocol::read(&mut stream)).await {
+        Ok(Ok(client)) => {
+            serving.peer = client.unwrap_or(peer);
+            begin(stream, serving).await;
+        }
+        Ok(Err(error)) => debug!(%peer, %error, "a trusted proxy's connection is refused"),
+        Err(_) => debug!(%peer, "no PROXY protocol header within limits.header_timeout"),
+    }
+}
+
+/// What comes after whom the connection is from is known.
+async fn begin(stream: TcpStream, serving: Serving) {
+    let tls = serving.relay.shared.tls.load_full();
     match tls {
+        None if serving.relay.shared.config.load().public.h2c => Box::pin(either(stream, serving)).await,
         None => http1(stream, serving).await,
         // In a box of its own, so that connections in clear text do not pay for its size.
         Some(tls) => Box::pin(over_tls(stream, tls, serving)).await,
@@ -47,10 +83,38 @@ async fn over_tls(stream: TcpStream, tls: Arc<ServerConfig>, serving: Serving) {
     let timeout = serving.relay.shared.config.load().limits.header_timeout;
     // A drain does not end it: who has connected is served.
     match tokio::time::timeout(timeout, TlsAcceptor::from(tls).accept(stream)).await {
+        Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(tls::HTTP2) => {
+            http2::serve(stream, serving).await;
+        }
         Ok(Ok(stream)) => http1(stream, serving).await,
         Ok(Err(error)) => debug!(%peer, %error, "a TLS handshake failed"),
         Err(_) => debug!(%peer, "a TLS handshake took longer than limits.header_timeout"),
     }
+}
+
+/// A connection in clear text on which HTTP/2 may begin without further notice, by its first bytes.
+async fn either(mut stream: TcpStream, serving: Serving) {
+    let peer = serving.peer;
+    let timeout = serving.relay.shared.config.load().limits.header_timeout;
+    let mut first = Vec::with_capacity(PREFACE.len());
+    let read = async {
+        while first.len() < PREFACE.len() && PREFACE.starts_with(&first) {
+            let wanted = (PREFACE.len() - first.len()) as u64;
+            if (&mut stream).take(wanted).read_buf(&mut first).await? == 0 {
+                break;
+            }
+        }
+        Ok::<_, io::Error>(())
+    };
+    match tokio::time::timeout(timeout, read).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => return debug!(%peer, %error, "a connection ended before it was served"),
+        Err(_) => return debug!(%peer, "no first bytes within limits.header_timeout"),
+    }
+    let is_http2 = first == PREFACE;
+    let (reader, writer) = stream.into_split();
+    let stream = tokio::io::join(io::Cursor::new(first).chain(reader), writer);
+    if is_http2 { http2::serve(stream, serving).await } else { http1(stream, serving).await }
 }
 
 async fn http1<IO: AsyncRead + AsyncWrite + Unpin>(stream: IO, serving: Serving) {

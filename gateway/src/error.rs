@@ -20,6 +20,8 @@ pub enum Error {
     BodyTooLarge { limit: u64 },
     #[error("the body did not arrive in time")]
     BodyTooSlow,
+    #[error("there are too many header fields")]
+    HeaderTooLarge,
     #[error("too many requests for this {of}")]
     RateLimited { of: &'static str, retry_after: Duration },
     #[error("{0}")]
@@ -81,6 +83,7 @@ impl Error {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::HeaderTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::NotAuthenticated(_)
             | Self::AccessKeyNotAccepted
@@ -103,6 +106,7 @@ impl Error {
             Self::BadRequest(_)
             | Self::BodyTooLarge { .. }
             | Self::BodyTooSlow
+            | Self::HeaderTooLarge
             | Self::RateLimited { .. } => ErrorCode::BAD_REQUEST,
             Self::NotAuthenticated(_) => ErrorCode::NOT_AUTHENTICATED,
             Self::AccessKeyNotAccepted => ErrorCode::ACCESS_KEY_NOT_ACCEPTED,
@@ -122,6 +126,7 @@ impl Error {
             Self::BadRequest(_)
             | Self::BodyTooLarge { .. }
             | Self::BodyTooSlow
+            | Self::HeaderTooLarge
             | Self::RateLimited { .. }
             | Self::NotAuthenticated(_)
             | Self::AccessKeyNotAccepted
@@ -143,6 +148,7 @@ impl Error {
             Self::BadRequest(_)
             | Self::BodyTooLarge { .. }
             | Self::BodyTooSlow
+            | Self::HeaderTooLarge
             | Self::NotAuthenticated(_)
             | Self::AccessKeyNotAccepted
             | Self::AccessTokenNotAccepted
@@ -181,6 +187,7 @@ impl Error {
             Self::BadRequest(_)
             | Self::BodyTooLarge { .. }
             | Self::BodyTooSlow
+            | Self::HeaderTooLarge
             | Self::RateLimited { .. }
             | Self::NotAuthenticated(_)
             | Self::AccessKeyNotAccepted

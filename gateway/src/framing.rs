@@ -26,12 +26,14 @@ pub use self::activity::{Activity, InProgress};
 use self::alarm::Alarm;
 pub(crate) use self::chunked::{ChunkScan, ChunkStep};
 use self::messages::{Messages, Refusal};
+pub use self::pace::Pace;
 
 mod activity;
 mod alarm;
 mod chunked;
 mod head;
 mod messages;
+mod pace;
 
 /// hyper answers 400 to the first byte, which no method may hold.
 const BAD_REQUEST: &[u8] = b"@\r\n\r\n";
@@ -99,9 +101,8 @@ pub struct FramedIo<IO> {
 
     /// Bytes were written that are not known to be flushed.
     unflushed: bool,
-    write_blocked_since: Option<Instant>,
-    /// What is blocked is a flush: all bytes were written, into a buffer below.
-    flush_blocked: bool,
+    /// How the client takes what could not be written at once. None while it takes everything.
+    pace: Option<Pace>,
     write_alarm: Alarm,
 
     linger: Option<Linger>,
@@ -123,8 +124,7 @@ impl<IO> FramedIo<IO> {
             since: Instant::now(),
             read_alarm: Alarm::default(),
             unflushed: false,
-            write_blocked_since: None,
-            flush_blocked: false,
+            pace: None,
             write_alarm: Alarm::default(),
             linger: None,
         }
@@ -141,7 +141,7 @@ impl<IO> FramedIo<IO> {
 
     /// Ready if the client has been silent for too long where it owes bytes.
     fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.messages.in_body() || self.write_blocked_since.is_some() || !self.activity.is_idle() {
+        if self.messages.in_body() || self.pace.is_some() || !self.activity.is_idle() {
             return Poll::Pending;
         }
         let in_head = self.fresh || !self.held.is_empty();
@@ -199,19 +199,21 @@ impl<IO> FramedIo<IO> {
         cx: &mut Context<'_>,
         written: Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        if written.is_ready() {
+        if let Poll::Ready(written) = written {
             self.unflushed = true;
-            self.write_blocked_since = None;
-            return written;
+            if let (Some(pace), Ok(bytes)) = (&mut self.pace, &written) {
+                pace.taken(Instant::now(), *bytes);
+            }
+            return Poll::Ready(written);
         }
         self.poll_stalled(cx).map(Err)
     }
 
-    /// Ready with an error if the client has taken nothing for too long.
+    /// Ready with an error if the client has taken too little for too long.
     fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        let since = *self.write_blocked_since.get_or_insert_with(Instant::now);
-        ready!(self.write_alarm.poll_until(cx, since + self.idle_timeout));
-        Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "the client takes no bytes"))
+        let pace = *self.pace.get_or_insert_with(|| Pace::new(Instant::now(), self.idle_timeout));
+        ready!(self.write_alarm.poll_until(cx, pace.due()));
+        Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "the client takes no bytes, or hardly any"))
     }
 }
 
@@ -284,15 +286,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for FramedIo<IO> {
         // Below TLS there is a buffer that takes a whole response; what the client has not taken of it shows here only.
         match Pin::new(&mut this.io).poll_flush(cx) {
             Poll::Ready(flushed) => flushed?,
-            Poll::Pending => {
-                this.flush_blocked = true;
-                return this.poll_stalled(cx).map(Err);
-            }
+            Poll::Pending => return this.poll_stalled(cx).map(Err),
         }
-        if std::mem::take(&mut this.flush_blocked) {
-            this.write_blocked_since = None;
-        }
-        if this.unflushed && this.write_blocked_since.is_none() {
+        // hyper flushes once it has written everything.
+        this.pace = None;
+        if this.unflushed {
             this.unflushed = false;
             this.since = Instant::now();
             if !this.activity.is_idle() {

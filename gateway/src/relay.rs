@@ -1,6 +1,9 @@
 //! The spine: a request's way through the gateway, from its head to its response.
 
 mod client;
+mod forwarded;
+
+pub(crate) use client::is_trusted;
 
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
@@ -128,6 +131,7 @@ impl Relay {
         let config = self.shared.config.load_full();
         let (mut head, body) = request.into_parts();
         client::drop_connection_headers(&mut head.headers);
+        let settled = client::settle_http2(&mut head);
         let peer_is_trusted = client::is_trusted(peer.ip(), &config.public.trusted_proxies);
         let request_id = client::request_id(&head.headers, peer_is_trusted);
         let inbound = Inbound { head, peer, peer_is_trusted, request_id, arrived: Instant::now() };
@@ -149,7 +153,10 @@ impl Relay {
                 status: None,
             },
         };
-        let result = self.relay(&inbound, &mut progress, &config).await;
+        let result = match settled {
+            Ok(()) => self.relay(&inbound, &mut progress, &config).await,
+            Err(error) => Err(error),
+        };
         let mut response = match result {
             Ok(response) => response,
             Err(error) => {
@@ -168,6 +175,7 @@ impl Relay {
         if let Ok(value) = HeaderValue::from_str(&inbound.request_id) {
             response.headers_mut().insert(REQUEST_ID, value);
         }
+        config.public.cors.mark(&inbound.head.headers, response.headers_mut());
         progress.trail.status = Some(response.status());
         response.map(Full::new)
     }
@@ -182,7 +190,7 @@ impl Relay {
         let auth = self.shared.auth.load_full();
         let host = client::host(&inbound.head)?;
         let remote_addr =
-            client::address(inbound.peer.ip(), &inbound.head.headers, &config.public.trusted_proxies);
+            client::address(inbound.peer.ip(), &inbound.head.headers, &config.public.trusted_proxies)?;
         self.shared.rate_limits.load().check_address(remote_addr)?;
         let query = auth.visible_query(inbound.head.uri.query().unwrap_or_default());
         let raw_path = inbound.head.uri.path();
@@ -233,6 +241,12 @@ impl Relay {
             Found::Nothing => return Ok(self.unmatched(method, config)?),
         };
         progress.trail.route = Some(Arc::clone(&endpoint.path));
+        if *method == Method::OPTIONS && endpoint.handler(method).is_none() {
+            let methods = endpoint.handlers().map(|handler| &handler.method);
+            if let Some(response) = config.public.cors.preflight(headers, methods) {
+                return Ok(response);
+            }
+        }
         let handler = endpoint
             .handler(method)
             .ok_or_else(|| Error::MethodNotRegistered { method: method.to_string() })?;
@@ -444,6 +458,7 @@ fn auth_failure(error: &Error) -> Option<AuthFailure> {
         Error::BadRequest(_)
         | Error::BodyTooLarge { .. }
         | Error::BodyTooSlow
+        | Error::HeaderTooLarge
         | Error::RateLimited { .. }
         | Error::MethodNotRegistered { .. }
         | Error::RouteNotFound

@@ -13,7 +13,10 @@ use tokio_rustls::rustls::{self, ClientConfig, InconsistentKeys, RootCertStore, 
 use crate::config::Tls;
 
 /// The protocols that a client may choose from, the better one first.
-const ALPN: [&[u8]; 1] = [b"http/1.1"];
+const ALPN: [&[u8]; 2] = [HTTP2, b"http/1.1"];
+
+/// The name under which a client chooses HTTP/2.
+pub const HTTP2: &[u8] = b"h2";
 
 /// Why TLS cannot be served with a pair of files. Shows their paths and nothing of the key.
 #[derive(Debug)]

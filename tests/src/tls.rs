@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -68,6 +69,21 @@ impl Certificate {
     /// # Panics
     /// Never with certificates made here.
     pub async fn connect(&self, to: SocketAddr, offer: Offer<'_>) -> io::Result<TlsStream<TcpStream>> {
+        let stream = TcpStream::connect(to).await?;
+        self.shake_hands(stream, offer).await
+    }
+
+    /// A handshake after `header`, as a proxy writes one.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub async fn connect_behind(&self, to: SocketAddr, header: &[u8]) -> io::Result<TlsStream<TcpStream>> {
+        let mut stream = TcpStream::connect(to).await?;
+        stream.write_all(header).await?;
+        self.shake_hands(stream, Offer::default()).await
+    }
+
+    async fn shake_hands(&self, stream: TcpStream, offer: Offer<'_>) -> io::Result<TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
         roots.add(self.der.clone()).expect("a certificate that was just made");
         let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
@@ -76,7 +92,6 @@ impl Certificate {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = offer.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-        let stream = TcpStream::connect(to).await?;
         stream.set_nodelay(true)?;
         let name = ServerName::try_from(HOST).expect("a name");
         TlsConnector::from(Arc::new(config)).connect(name, stream).await

@@ -32,6 +32,7 @@ pub(super) fn check(draft: &mut Draft, places: &Places, mistakes: &[Mistake]) ->
     checking.secrets_with_two_purposes(&draft.config);
     checking.listeners(&draft.config, mistakes);
     checking.budget(&draft.config);
+    checking.proxies(&draft.config);
     checking.plugin_addresses(&draft.config);
     checking.found
 }
@@ -174,6 +175,13 @@ impl Checking<'_> {
         if config.limits.max_body > config.limits.max_bytes_in_flight {
             let keys = ["limits.max_body", "limits.max_bytes_in_flight"];
             self.warn(&keys, "limits.max_body is more than limits.max_bytes_in_flight lets in");
+        }
+    }
+
+    fn proxies(&mut self, config: &Config) {
+        if config.public.proxy_protocol && config.public.trusted_proxies.is_empty() {
+            let message = "needs public.trusted_proxies: the header counts from nobody else";
+            self.mistake(&["public.proxy_protocol"], message);
         }
     }
 

@@ -8,6 +8,8 @@ use toml::de::DeTable;
 
 use gearway_protocol::{GEARWAY_V1, SKYGEAR_V1};
 
+use crate::cors::Origins;
+
 use super::given::{Given, Problem, each, quote};
 use super::schema::{self, Draft, Kind, Plain, Secrets, Slot};
 use super::{
@@ -84,6 +86,18 @@ fn read_plain(kind: &Plain, draft: &mut Draft, given: Given<'_>) -> Result<(), V
                 .partition(|item| item.string().is_ok_and(|text| text.starts_with(value::SOCKETS)));
             *networks(draft) = each(others, |item| parsed(item, value::network))?;
             *folders(draft) = each(sockets, |item| parsed(item, value::socket_folder))?;
+        }
+        Plain::Origins(field) => {
+            let listed = each(given.list("strings")?, |item| parsed(item, value::origin))?;
+            let any = listed.iter().any(|origin| origin == "*");
+            *field(draft) = match listed.len() {
+                0 => Origins::Off,
+                1 if any => Origins::Any,
+                _ if any => {
+                    return Err(given.problem("\"*\" allows every origin; leave the others out").into());
+                }
+                _ => Origins::Listed(listed),
+            };
         }
         Plain::Unmatched(field) => {
             *field(draft) = parsed(given, |text| match text {

@@ -8,6 +8,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use url::Url;
 
+use crate::cors::Origins;
+
 use super::{
     AccessFields, Config, NamedSecrets, Plugin, PublicUrl, Rate, RegistrationToken, Secret, Unmatched,
 };
@@ -78,6 +80,7 @@ pub(super) enum Plain {
     /// Networks, and folders as `unix:/run/workers/`.
     WorkerUrls(Field<Vec<IpNet>>, Field<Vec<PathBuf>>),
     Unmatched(Field<Unmatched>),
+    Origins(Field<Origins>),
     Directory(Field<PathBuf>),
     Text(Field<Option<String>>),
     Url(Field<Option<Url>>),
@@ -112,6 +115,9 @@ pub(super) static KEYS: &[Key] = &[
         "public.drain_timeout",
         Plain::Duration(Duration::ZERO..=DAY, |d| &mut d.config.public.drain_timeout),
     ),
+    plain("public.h2c", Plain::Boolean(|d| &mut d.config.public.h2c)),
+    plain("public.proxy_protocol", Plain::Boolean(|d| &mut d.config.public.proxy_protocol)),
+    plain("public.cors.origins", Plain::Origins(|d| &mut d.config.public.cors)),
     plain("public.tls.cert_file", Plain::ReadableFile(|d| &mut d.public_tls.cert_file)),
     plain("public.tls.key_file", Plain::ReadableFile(|d| &mut d.public_tls.key_file)),
     plain("public.rate_limit.per_key", Plain::Rate(|d| &mut d.config.public.rate_limit.per_key)),

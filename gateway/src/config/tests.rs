@@ -184,6 +184,26 @@ fn mistakes_are_rendered_with_their_place() {
             "[auth]\nuser_requires_key = \"yes\"",
             "2: auth.user_requires_key: expected a boolean, found a string",
         ),
+        (
+            "[public]\nproxy_protocol = true",
+            "2: public.proxy_protocol: needs public.trusted_proxies: the header counts from nobody else",
+        ),
+        (
+            "[public]\ncors.origins = [\"*\", \"https://a.example\"]",
+            "2: public.cors.origins: \"*\" allows every origin; leave the others out",
+        ),
+        (
+            "[public]\ncors.origins = [\"https://A.example/\"]",
+            "2: public.cors.origins: \"https://A.example/\": browsers send it as \"https://a.example\"",
+        ),
+        (
+            "[public]\ncors.origins = [\"https://a.example:443\"]",
+            "2: public.cors.origins: \"https://a.example:443\": browsers send it as \"https://a.example\"",
+        ),
+        (
+            "[public]\ncors.origins = [\"null\"]",
+            "2: public.cors.origins: \"null\" is not an origin; write for example \"https://app.example.com\"",
+        ),
         // Unknown keys.
         ("[limits]\nmax_bdy = 1", "2: limits.max_bdy: unknown key; did you mean limits.max_body?"),
         ("max_body = 1", "1: max_body: unknown key; did you mean limits.max_body?"),
@@ -420,6 +440,9 @@ fn the_contract_s_example_is_read() {
         unmatched = "not_found"
         trusted_proxies = ["10.1.2.3/8", "192.0.2.1"]
         drain_timeout = "500ms"
+        h2c = true
+        proxy_protocol = true
+        cors.origins = ["https://app.example.com", "capacitor://localhost"]
         tls.cert_file = "{dir}/cert.pem"
         tls.key_file = "{dir}/key.pem"
         rate_limit.per_key = "600/m"
@@ -484,6 +507,12 @@ fn the_contract_s_example_is_read() {
             unmatched: Unmatched::NotFound,
             trusted_proxies: vec!["10.0.0.0/8".parse().unwrap(), "192.0.2.1/32".parse().unwrap()],
             drain_timeout: Duration::from_millis(500),
+            h2c: true,
+            proxy_protocol: true,
+            cors: Origins::Listed(vec![
+                "https://app.example.com".to_owned(),
+                "capacitor://localhost".to_owned(),
+            ]),
             tls: Some(Tls { cert_file: folder.join("cert.pem"), key_file: folder.join("key.pem") }),
             rate_limit: RateLimit {
                 per_key: Some(Rate {

@@ -152,6 +152,26 @@ pub(super) fn http_url(text: &str, schemes: &[&str]) -> Result<Url, String> {
     Ok(url)
 }
 
+/// `*`, or an origin as browsers send it: a scheme and a host, and a port that is not the scheme's own. That of a file or
+/// a sandbox is `null`, and so is that of every other page that wants to be.
+pub(super) fn origin(text: &str) -> Result<String, String> {
+    let wrong = || format!("{} is not an origin; write for example \"https://app.example.com\"", quote(text));
+    if text == "*" {
+        return Ok(text.to_owned());
+    }
+    let url = Url::parse(text).map_err(|_| wrong())?;
+    let as_browsers_send_it = match url.origin() {
+        url::Origin::Tuple(..) => url.origin().ascii_serialization(),
+        // A scheme of an app's own, as capacitor://localhost.
+        url::Origin::Opaque(_) => format!("{}://{}", url.scheme(), url.host_str().ok_or_else(wrong)?),
+    };
+    if text == as_browsers_send_it {
+        Ok(as_browsers_send_it)
+    } else {
+        Err(format!("{}: browsers send it as \"{as_browsers_send_it}\"", quote(text)))
+    }
+}
+
 /// A path that a registration token covers: a canonical path, or with a trailing `/` everything below it.
 pub(super) fn covered_path(text: &str) -> Result<String, String> {
     let wrong = |why: &str| Err(format!("{} {why}", quote(text)));

@@ -205,6 +205,7 @@ impl Courier {
                 Error::BadRequest(_)
                 | Error::BodyTooLarge { .. }
                 | Error::BodyTooSlow
+                | Error::HeaderTooLarge
                 | Error::RateLimited { .. }
                 | Error::NotAuthenticated(_)
                 | Error::AccessKeyNotAccepted

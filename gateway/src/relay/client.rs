@@ -2,14 +2,20 @@
 
 use std::net::IpAddr;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, HOST, HeaderMap, HeaderName};
 use http::request::Parts;
-use http::uri::Authority;
-use http::{HeaderValue, Method, Version};
+use http::uri::{Authority, Scheme};
+use http::{HeaderValue, Method, Uri, Version};
 use ipnet::IpNet;
 use smallvec::SmallVec;
 
+use super::forwarded;
 use crate::error::Error;
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// What framing allows an HTTP/1 head.
+const MAX_FIELDS: usize = 100;
 
 /// Removes what `Connection` names before anything else reads the headers (RFC 9110 section 7.6.1), so that no two readers
 /// disagree about what was sent. `Host` and `Content-Length` are end-to-end whatever it says.
@@ -32,23 +38,40 @@ pub(super) fn drop_connection_headers(headers: &mut HeaderMap) {
 /// The host that the request is for.
 ///
 /// # Errors
-/// For CONNECT, and when `Host` is missing, repeated or not an authority. Contract section 7.
+/// For CONNECT, and when the host is missing, repeated or not an authority. Contract section 7.
 pub(super) fn host(head: &Parts) -> Result<&str, Error> {
     if head.method == Method::CONNECT {
         return Err(Error::bad_request("CONNECT is not supported"));
     }
     let mut hosts = head.headers.get_all(HOST).iter();
-    let host = hosts.next().ok_or_else(|| Error::bad_request("the Host header is missing"))?;
+    let host = hosts.next();
     if hosts.next().is_some() {
         return Err(Error::bad_request("the Host header is repeated"));
     }
     let host = host
-        .to_str()
-        .ok()
-        .filter(|host| host.parse::<Authority>().is_ok_and(|authority| !authority.as_str().contains('@')))
-        .ok_or_else(|| Error::bad_request("the Host header is not a host and port"))?;
-    // RFC 9112 section 3.2.2: the authority of an absolute target counts, not the header.
-    Ok(head.uri.authority().map_or(host, Authority::as_str))
+        .map(|host| {
+            let host = host.to_str().ok().filter(|host| {
+                host.parse::<Authority>().is_ok_and(|authority| !authority.as_str().contains('@'))
+            });
+            host.ok_or_else(|| Error::bad_request("the Host header is not a host and port"))
+        })
+        .transpose()?;
+    match (host, head.uri.authority(), head.version) {
+        // RFC 9113 section 8.3.1: HTTP/2 has it in :authority, and only what was translated has Host alone.
+        (None, None, Version::HTTP_2) => {
+            Err(Error::bad_request("there is neither :authority nor the Host header"))
+        }
+        (_, Some(authority), Version::HTTP_2) if authority.as_str().contains('@') => {
+            Err(Error::bad_request(":authority is not a host and port"))
+        }
+        (Some(host), Some(authority), Version::HTTP_2) if !same_host(host, authority, &head.uri) => {
+            Err(Error::bad_request(":authority and the Host header differ"))
+        }
+        (_, Some(authority), Version::HTTP_2) => Ok(authority.as_str()),
+        (None, _, _) => Err(Error::bad_request("the Host header is missing")),
+        // RFC 9112 section 3.2.2: the authority of an absolute target counts, not the header.
+        (Some(host), authority, _) => Ok(authority.map_or(host, Authority::as_str)),
+    }
 }
 
 /// Whether nothing may be served behind this request. Strict parsers refuse such a head and with it all that follows, or read
@@ -72,32 +95,65 @@ pub(super) fn ends_connection(head: &Parts) -> bool {
     }
 }
 
-pub(super) fn is_trusted(peer: IpAddr, trusted_proxies: &[IpNet]) -> bool {
+/// Whether both are the same place, a default port written out or not.
+fn same_host(host: &str, authority: &Authority, uri: &Uri) -> bool {
+    let default_port = if uri.scheme() == Some(&Scheme::HTTP) { ":80" } else { ":443" };
+    let place = |text: &str| text.strip_suffix(default_port).unwrap_or(text).to_ascii_lowercase();
+    place(host) == place(authority.as_str())
+}
+
+/// Makes of an HTTP/2 head what the same request would be in HTTP/1.1, and refuses what would be refused there.
+///
+/// # Errors
+/// When it has more fields than a head may have, or a repeated Content-Length.
+pub(super) fn settle_http2(head: &mut Parts) -> Result<(), Error> {
+    if head.version != Version::HTTP_2 {
+        return Ok(());
+    }
+    if head.headers.len() > MAX_FIELDS {
+        return Err(Error::HeaderTooLarge);
+    }
+    if head.headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some() {
+        return Err(Error::bad_request("the Content-Length header is repeated"));
+    }
+    // RFC 9113 section 8.2.3: a cookie may come in pieces, and is one field for everybody else.
+    let crumbs = head.headers.get_all(COOKIE);
+    if crumbs.iter().nth(1).is_some() {
+        let crumbs: Vec<&[u8]> = crumbs.iter().map(HeaderValue::as_bytes).collect();
+        let cookie = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]));
+        if let Ok(cookie) = cookie {
+            head.headers.insert(COOKIE, cookie);
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn is_trusted(peer: IpAddr, trusted_proxies: &[IpNet]) -> bool {
     !trusted_proxies.is_empty() && trusted_proxies.iter().any(|range| range.contains(&peer.to_canonical()))
 }
 
 /// The client's address: the peer's, or what trusted proxies say stands before them.
-pub(super) fn address(peer: IpAddr, headers: &HeaderMap, trusted_proxies: &[IpNet]) -> IpAddr {
-    let mut address = peer.to_canonical();
-    if !is_trusted(address, trusted_proxies) {
-        return address;
+///
+/// # Errors
+/// When they say it in two ways that differ: whoever sent the one header could have written the other, so neither counts.
+pub(super) fn address(peer: IpAddr, headers: &HeaderMap, trusted_proxies: &[IpNet]) -> Result<IpAddr, Error> {
+    let peer = peer.to_canonical();
+    let is_trusted = |address| is_trusted(address, trusted_proxies);
+    if !is_trusted(peer) {
+        return Ok(peer);
     }
-    let hops: SmallVec<[&str; 4]> = headers
-        .get_all("x-forwarded-for")
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
-        .collect();
-    // Each proxy appends who it heard from, so the list is true from its end for as long as those who wrote it are trusted.
-    for hop in hops.iter().rev() {
-        let Ok(before) = hop.trim_matches(['[', ']']).parse::<IpAddr>() else { break };
-        address = before.to_canonical();
-        if !is_trusted(address, trusted_proxies) {
-            break;
+    let by_list = headers
+        .contains_key(X_FORWARDED_FOR)
+        .then(|| forwarded::client(peer, forwarded::x_forwarded_for(headers), is_trusted));
+    let by_standard = headers
+        .contains_key(FORWARDED)
+        .then(|| forwarded::client(peer, forwarded::forwarded(headers), is_trusted));
+    match (by_list, by_standard) {
+        (Some(one), Some(other)) if one != other => {
+            Err(Error::bad_request("X-Forwarded-For and Forwarded name different clients"))
         }
+        (one, other) => Ok(one.or(other).unwrap_or(peer)),
     }
-    address
 }
 
 /// A trusted proxy's id, or a new one: 32 hexadecimal digits.
@@ -186,8 +242,27 @@ mod tests {
             ("::ffff:10.0.0.1".parse().unwrap(), "203.0.113.9", "203.0.113.9"),
         ] {
             let headers = headers(&[("x-forwarded-for", forwarded)]);
-            assert_eq!(address(peer, &headers, &trusted).to_string(), client, "{peer} {forwarded}");
+            assert_eq!(address(peer, &headers, &trusted).unwrap().to_string(), client, "{peer} {forwarded}");
         }
+    }
+
+    #[test]
+    fn both_ways_of_naming_the_client_have_to_agree() {
+        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
+        let peer: IpAddr = "10.0.0.1".parse().unwrap();
+        for (list, standard, client) in [
+            ("203.0.113.9", "for=203.0.113.9;proto=https", Some("203.0.113.9")),
+            ("203.0.113.9", "for=203.0.113.8, for=10.0.0.2", None),
+            ("203.0.113.9", "for=unknown", None),
+        ] {
+            let headers = headers(&[("x-forwarded-for", list), ("forwarded", standard)]);
+            let found = address(peer, &headers, &trusted).ok().map(|address| address.to_string());
+            assert_eq!(found.as_deref(), client, "{list} {standard}");
+            let untrusted = address("192.0.2.1".parse().unwrap(), &headers, &trusted);
+            assert_eq!(untrusted.unwrap().to_string(), "192.0.2.1");
+        }
+        let headers = headers(&[("forwarded", "for=\"[2001:db8::1]:99\"")]);
+        assert_eq!(address(peer, &headers, &trusted).unwrap().to_string(), "2001:db8::1");
     }
 
     #[test]

@@ -223,8 +223,33 @@ async fn a_client_that_takes_its_response_slowly_gets_it_whole() {
     send(&mut client, b"\r\n").await;
     let mut answer = Vec::new();
     while !answer.ends_with(b"done") {
-        sleep(60 * SECOND).await;
+        sleep(SECOND / 4).await;
         answer.push(client.read_u8().await.expect("the connection stays open"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_its_response_too_slowly_is_closed() {
+    const LONG: &str = match str::from_utf8(&[b'x'; 100_000]) {
+        Ok(text) => text,
+        Err(_) => "",
+    };
+    for (bytes_a_second, taken_whole) in [(300, true), (200, false)] {
+        let (mut client, server) = tokio::io::duplex(1024);
+        serve(server, |_, in_progress| async move {
+            drop(in_progress);
+            LONG
+        });
+        send(&mut client, GET).await;
+        let mut taken = 0;
+        let mut buffer = vec![0; bytes_a_second];
+        while taken < LONG.len()
+            && let Ok(bytes @ 1..) = client.read(&mut buffer).await
+        {
+            taken += bytes;
+            sleep(SECOND).await;
+        }
+        assert_eq!(taken >= LONG.len(), taken_whole, "{taken} bytes at {bytes_a_second} bytes a second");
     }
 }
 
