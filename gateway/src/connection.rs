@@ -18,7 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tracing::debug;
 
-use crate::framing::{FramedIo, FramingLimits};
+use crate::framing::{Activity, FramedIo, FramingLimits};
 use crate::proxy_protocol;
 use crate::relay::{self, Relay};
 use crate::tls;
@@ -37,11 +37,18 @@ struct Serving {
     relay: Arc<Relay>,
     /// How long an idle connection is kept once the gateway drains.
     grace: Duration,
+    activity: Activity,
 }
 
 /// Serves a connection that was just accepted, to its end.
-pub(crate) async fn serve(stream: TcpStream, peer: SocketAddr, relay: Arc<Relay>, grace: Duration) {
-    let serving = Serving { peer, relay, grace };
+pub(crate) async fn serve(
+    stream: TcpStream,
+    peer: SocketAddr,
+    relay: Arc<Relay>,
+    grace: Duration,
+    activity: Activity,
+) {
+    let serving = Serving { peer, relay, grace, activity };
     let config = serving.relay.shared.config.load();
     let public = &config.public;
     if public.proxy_protocol && relay::is_trusted(peer.ip(), &public.trusted_proxies) {
@@ -118,7 +125,7 @@ async fn either(mut stream: TcpStream, serving: Serving) {
 }
 
 async fn http1<IO: AsyncRead + AsyncWrite + Unpin>(stream: IO, serving: Serving) {
-    let Serving { peer, relay, grace } = serving;
+    let Serving { peer, relay, grace, activity } = serving;
     let config = relay.shared.config.load_full();
     let limits = FramingLimits {
         max_header: usize::try_from(config.limits.max_header).unwrap_or(usize::MAX),
@@ -127,14 +134,15 @@ async fn http1<IO: AsyncRead + AsyncWrite + Unpin>(stream: IO, serving: Serving)
     };
     let max_header = limits.max_header;
     let drain = relay.drain.clone();
-    let framed = FramedIo::new(stream, limits);
-    let activity = framed.activity();
+    let framed = FramedIo::with_activity(stream, limits, activity.clone());
     let in_progress = activity.clone();
     let service = service_fn(move |request| {
         let relay = Arc::clone(&relay);
         let busy = in_progress.begin();
+        let activity = in_progress.clone();
         // In a box for as long as it takes, so that idle connections do not keep room for a request.
         Box::pin(async move {
+            activity.unless_let_go().await;
             let mut response = relay.handle(peer, request).await;
             if relay.drain.has_begun() {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

@@ -111,13 +111,18 @@ pub struct FramedIo<IO> {
 impl<IO> FramedIo<IO> {
     /// Takes over a connection that was just accepted: the clock for its first head starts now.
     pub fn new(io: IO, limits: FramingLimits) -> Self {
+        Self::with_activity(io, limits, Activity::new())
+    }
+
+    /// As [`new`](Self::new), for a connection whose activity somebody watches already.
+    pub fn with_activity(io: IO, limits: FramingLimits, activity: Activity) -> Self {
         Self {
             io,
             messages: Messages::new(limits.max_header),
             held: Held::default(),
             refusal_delivered: 0,
             ended: false,
-            activity: Activity::default(),
+            activity,
             header_timeout: limits.header_timeout,
             idle_timeout: limits.idle_timeout,
             fresh: true,
@@ -236,6 +241,9 @@ impl<IO: AsyncRead + Unpin> AsyncRead for FramedIo<IO> {
             match Pin::new(&mut this.io).poll_read(cx, buf) {
                 Poll::Ready(read) => read?,
                 Poll::Pending => {
+                    if this.messages.in_body() {
+                        this.activity.client_owes();
+                    }
                     ready!(this.poll_overdue(cx));
                     this.ended = true;
                     return Poll::Ready(Ok(()));
@@ -249,7 +257,11 @@ impl<IO: AsyncRead + Unpin> AsyncRead for FramedIo<IO> {
                 }
                 continue;
             }
+            let was_in_body = this.messages.in_body();
             this.sift(buf, before);
+            if was_in_body && !this.messages.in_body() && !this.activity.client_has_paid() {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            }
             if buf.filled().len() > before {
                 this.fresh = false;
                 return Poll::Ready(Ok(()));

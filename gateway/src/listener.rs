@@ -14,10 +14,17 @@ use tracing::{debug, warn};
 
 use crate::connection;
 use crate::drain::{Drain, IDLE_GRACE};
+use crate::framing::Activity;
 use crate::relay::Relay;
+
+use self::waiting::Waiting;
+
+mod waiting;
 
 /// Out of descriptors or memory: accepting again at once would only spin.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+/// How often a place is looked for while everybody has work in progress.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 const MAX_HANDED_OVER: usize = 1024;
 /// How often idle connections to workers are looked through.
 const RETIRE_EVERY: Duration = Duration::from_secs(1);
@@ -27,6 +34,7 @@ const RETIRE_EVERY: Duration = Duration::from_secs(1);
 pub struct Accepted {
     stream: std::net::TcpStream,
     peer: SocketAddr,
+    waiting: Arc<Waiting>,
     _permit: OwnedSemaphorePermit,
     _open: OpenConnection,
 }
@@ -72,18 +80,17 @@ impl Drop for OpenConnection {
 /// when a successor has the same listener: then what waits is the successor's.
 pub async fn accept(listener: TcpListener, threads: Vec<RelayThread>, max_connections: usize, drain: Drain) {
     let places = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
+    let waiting = Arc::new(Waiting::default());
     loop {
-        let place = tokio::select! {
-            place = Arc::clone(&places).acquire_owned() => place,
-            () = drain.begun() => break,
-        };
-        let Ok(place) = place else { break };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = drain.begun() => break,
         };
         match accepted {
-            Ok((stream, peer)) => hand_over(stream, peer, place, &threads).await,
+            Ok((stream, peer)) => match make_room(&places, &waiting).await {
+                Some(place) => hand_over(stream, peer, place, &waiting, &threads).await,
+                None => break,
+            },
             Err(error) => refused(&error).await,
         }
     }
@@ -91,7 +98,25 @@ pub async fn accept(listener: TcpListener, threads: Vec<RelayThread>, max_connec
         && let Ok(place) = Arc::clone(&places).try_acquire_owned()
         && let Some(Ok((stream, peer))) = listener.accept().now_or_never()
     {
-        hand_over(stream, peer, place, &threads).await;
+        hand_over(stream, peer, place, &waiting, &threads).await;
+    }
+}
+
+/// A place for one more connection. Where there is none, who has kept the gateway waiting for the longest gives up his: slow
+/// clients are to keep nobody out, however many they are. When all are being worked for, newcomers wait.
+async fn make_room(places: &Arc<Semaphore>, waiting: &Waiting) -> Option<OwnedSemaphorePermit> {
+    loop {
+        if let Ok(place) = Arc::clone(places).try_acquire_owned() {
+            return Some(place);
+        }
+        let let_go = waiting.let_go_of_the_longest();
+        if let_go > 0 {
+            debug!(let_go, "limits.max_connections is reached; those who waited longest are let go");
+        }
+        match tokio::time::timeout(LOOK_AGAIN, Arc::clone(places).acquire_owned()).await {
+            Ok(place) => return place.ok(),
+            Err(_) => continue,
+        }
     }
 }
 
@@ -99,6 +124,7 @@ async fn hand_over(
     stream: TcpStream,
     peer: SocketAddr,
     permit: OwnedSemaphorePermit,
+    waiting: &Arc<Waiting>,
     threads: &[RelayThread],
 ) {
     let Some(thread) = threads.iter().min_by_key(|thread| thread.open.load(Ordering::Relaxed)) else {
@@ -108,7 +134,8 @@ async fn hand_over(
     let stream = stream.set_nodelay(true).and_then(|()| stream.into_std());
     match stream {
         Ok(stream) => {
-            let accepted = Accepted { stream, peer, _permit: permit, _open: thread.open() };
+            let waiting = Arc::clone(waiting);
+            let accepted = Accepted { stream, peer, waiting, _permit: permit, _open: thread.open() };
             if thread.connections.send(accepted).await.is_err() {
                 warn!("a relay thread has ended; its connection is closed");
             }
@@ -133,7 +160,11 @@ pub async fn serve(mut connections: mpsc::Receiver<Accepted>, relay: Arc<Relay>,
     let open = TaskTracker::new();
     let retirement = tokio::spawn(retire_idle(Arc::clone(&relay)));
     while let Some(accepted) = connections.recv().await {
-        open.spawn(connection(accepted, Arc::clone(&relay), IDLE_GRACE.min(drain_timeout / 2)));
+        let activity = Activity::new();
+        let waiting = Arc::clone(&accepted.waiting);
+        let grace = IDLE_GRACE.min(drain_timeout / 2);
+        let task = open.spawn(connection(accepted, Arc::clone(&relay), grace, activity.clone()));
+        waiting.add(activity, task.abort_handle());
     }
     open.close();
     let calls = relay.dispatcher.calls.clone();
@@ -159,8 +190,8 @@ async fn retire_idle(relay: Arc<Relay>) {
     }
 }
 
-async fn connection(accepted: Accepted, relay: Arc<Relay>, grace: Duration) {
-    let Accepted { stream, peer, _permit, _open } = accepted;
+async fn connection(accepted: Accepted, relay: Arc<Relay>, grace: Duration, activity: Activity) {
+    let Accepted { stream, peer, waiting: _, _permit, _open } = accepted;
     let Ok(stream) = TcpStream::from_std(stream) else { return };
-    connection::serve(stream, peer, relay, grace).await;
+    connection::serve(stream, peer, relay, grace, activity).await;
 }

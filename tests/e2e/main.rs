@@ -30,6 +30,7 @@ mod signatures;
 mod single_replica_restart;
 mod skygear_packages;
 mod skygear_v1;
+mod slow_clients;
 mod stalls;
 mod strictness;
 mod threats;

@@ -41,16 +41,18 @@ pub(super) async fn serve<IO>(stream: IO, serving: Serving)
 where
     IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let Serving { peer, relay, grace } = serving;
+    let Serving { peer, relay, grace, activity } = serving;
     let limits = relay.shared.config.load().limits.clone();
     let drain = relay.drain.clone();
-    let traffic = Arc::new(Traffic::new(limits.header_timeout));
+    let traffic = Arc::new(Traffic::new(limits.header_timeout, activity.clone()));
     let service = service_fn({
         let traffic = Arc::clone(&traffic);
         move |request: Request<Incoming>| {
             let relay = Arc::clone(&relay);
             let unanswered = traffic.begin();
+            let activity = activity.clone();
             async move {
+                activity.unless_let_go().await;
                 let response = relay.handle(peer, request).await;
                 let taking = unanswered.answered();
                 Ok::<_, Infallible>(response.map(|body| taking.body(body)))

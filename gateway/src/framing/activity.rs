@@ -1,11 +1,18 @@
 //! Whether a request of a connection is being answered.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::task::Waker;
 
 use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
+
+/// The client waits for the gateway.
+const WE_OWE: u64 = 0;
+/// The connection is being closed to make room; no request of it begins any more.
+const LET_GO: u64 = u64::MAX;
+
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// The count of one connection's requests in progress. The service takes a guard for each; while one lives, the
 /// connection is not idle, however long its client is silent.
@@ -20,6 +27,8 @@ struct Shared {
     connection: AtomicWaker,
     /// When the connection ends if it is idle then. Set once, when the gateway drains.
     closes_at: OnceLock<Instant>,
+    /// Since when the client owes bytes, in milliseconds of the process; [`WE_OWE`], or [`LET_GO`].
+    owing_since: AtomicU64,
 }
 
 /// One request in progress, from its head until its response's last byte was handed to hyper: drop it with the
@@ -29,9 +38,58 @@ struct Shared {
 pub struct InProgress(Activity);
 
 impl Activity {
+    /// Of a connection that has just been accepted: its client owes a request.
+    #[must_use]
+    pub fn new() -> Self {
+        let activity = Self::default();
+        activity.client_owes();
+        activity
+    }
+
+    /// Since when the client owes bytes; [`None`] while the gateway works for it. Comparable between connections.
+    #[must_use]
+    pub fn owing_since(&self) -> Option<u64> {
+        let since = self.0.owing_since.load(Ordering::Relaxed);
+        (since != WE_OWE && since != LET_GO).then_some(since)
+    }
+
+    /// Gives the connection up, if its client still owes what it owed then. From then on none of its requests begins.
+    #[must_use]
+    pub fn let_go(&self, owing_since: u64) -> bool {
+        let owing = &self.0.owing_since;
+        owing.compare_exchange(owing_since, LET_GO, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    #[must_use]
+    pub fn is_let_go(&self) -> bool {
+        self.0.owing_since.load(Ordering::Acquire) == LET_GO
+    }
+
+    /// Waits forever if the connection was given up: whoever did that ends it.
+    pub async fn unless_let_go(&self) {
+        if self.is_let_go() {
+            std::future::pending().await
+        }
+    }
+
+    pub(super) fn client_owes(&self) {
+        self.settle(|since| if since == WE_OWE { now() } else { since });
+    }
+
+    /// False if it is too late.
+    pub(super) fn client_has_paid(&self) -> bool {
+        self.settle(|_| WE_OWE)
+    }
+
+    fn settle(&self, then: impl Fn(u64) -> u64) -> bool {
+        let changed = |since| (since != LET_GO).then(|| then(since));
+        self.0.owing_since.fetch_update(Ordering::AcqRel, Ordering::Acquire, changed).is_ok()
+    }
+
     /// Counts one request until the guard is dropped. Allocates nothing.
     pub fn begin(&self) -> InProgress {
         self.0.in_progress.fetch_add(1, Ordering::Relaxed);
+        self.client_has_paid();
         InProgress(self.clone())
     }
 
@@ -59,7 +117,13 @@ impl Drop for InProgress {
     fn drop(&mut self) {
         let shared = &self.0.0;
         if shared.in_progress.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.client_owes();
             shared.connection.wake();
         }
     }
+}
+
+/// Never [`WE_OWE`].
+fn now() -> u64 {
+    1 + u64::try_from(START.elapsed().as_millis()).unwrap_or(LET_GO - 2)
 }

@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::super::IDLE_TIMEOUT;
-use crate::framing::Pace;
+use crate::framing::{Activity, InProgress, Pace};
 
 /// How often a busy connection's responses are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -50,6 +50,7 @@ impl fmt::Display for Verdict {
 pub(super) struct Traffic {
     state: Mutex<State>,
     flood: Notify,
+    activity: Activity,
 }
 
 #[derive(Debug)]
@@ -81,7 +82,10 @@ struct GivenUp {
 
 /// Counts one request until its response was taken, or cannot be any more.
 #[derive(Debug)]
-struct Open(Arc<Traffic>);
+struct Open {
+    traffic: Arc<Traffic>,
+    _request: InProgress,
+}
 
 /// A response on its way to the client. Its body and each piece of it that waits inside h2 hold it.
 #[derive(Debug)]
@@ -105,7 +109,7 @@ pub(super) struct Piece {
 }
 
 impl Traffic {
-    pub(super) fn new(header_timeout: Duration) -> Self {
+    pub(super) fn new(header_timeout: Duration, activity: Activity) -> Self {
         let now = Instant::now();
         let state = State {
             open: 0,
@@ -115,7 +119,7 @@ impl Traffic {
             responses: Vec::new(),
             forgiven_at: now,
         };
-        Self { state: Mutex::new(state), flood: Notify::new() }
+        Self { state: Mutex::new(state), flood: Notify::new(), activity }
     }
 
     pub(super) fn begin(self: &Arc<Self>) -> Unanswered {
@@ -126,7 +130,7 @@ impl Traffic {
         }
         state.open += 1;
         let given_up = GivenUp { traffic: Arc::clone(self), answered: false };
-        Unanswered { open: Open(Arc::clone(self)), given_up }
+        Unanswered { open: Open { traffic: Arc::clone(self), _request: self.activity.begin() }, given_up }
     }
 
     /// From now on the connection ends soon after it has nothing to do.
@@ -187,7 +191,7 @@ impl Unanswered {
         let Self { open, mut given_up } = self;
         given_up.answered = true;
         let pace = Arc::new(Mutex::new(Pace::new(Instant::now(), IDLE_TIMEOUT)));
-        open.0.state.lock().responses.push(Arc::downgrade(&pace));
+        open.traffic.state.lock().responses.push(Arc::downgrade(&pace));
         Arc::new(Taking { _open: open, pace })
     }
 }
@@ -246,7 +250,7 @@ impl Drop for GivenUp {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let mut state = self.0.state.lock();
+        let mut state = self.traffic.state.lock();
         state.open -= 1;
         if state.open == 0 {
             state.idle_since = Instant::now();
