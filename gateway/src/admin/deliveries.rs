@@ -137,7 +137,7 @@ pub(super) struct DeliveryQuery {
     /// The id after which to go on.
     after: Option<String>,
     /// How many at most; for a list 100 unless given, and no more than 1000.
-    #[param(minimum = 1)]
+    #[param(minimum = 1, maximum = 4294967295_u64, value_type = Option<u64>)]
     limit: Option<u32>,
 }
 

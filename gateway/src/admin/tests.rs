@@ -242,6 +242,11 @@ async fn who_may_do_what() {
         ("POST", "/v1/tokens", OPERATE),
         ("GET", "/v1/tokens", READ),
         ("DELETE", "/v1/tokens/{id}", OPERATE),
+        ("GET", "/v1/deliveries", READ),
+        ("GET", "/v1/deliveries/{id}", OPERATE),
+        ("DELETE", "/v1/deliveries/{id}", OPERATE),
+        ("POST", "/v1/deliveries/{id}/replay", OPERATE),
+        ("POST", "/v1/deliveries/replay", OPERATE),
     ];
     let listener = Listener::new().await;
     let ruled = rules.map(|(method, path, _)| (path.to_owned(), method.to_owned()));
@@ -363,7 +368,7 @@ async fn a_worker_registers_renews_and_leaves() {
         routes["routes"][1],
         json!({"path": "/foo/", "methods": [{
             "method": "GET", "owner": "orders", "key_required": true, "user_required": false,
-            "timeout_ms": 500, "replicas": 1, "available": true,
+            "timeout_ms": 500, "replicas": 1, "available": true, "verify": [],
         }]})
     );
 

@@ -2,7 +2,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gearway_protocol::{HandlerSpec, VerifySpec, default_methods};
+use gearway_protocol::{DeliverySpec, HandlerSpec, VerifySpec, default_methods};
 use http::Method;
 
 use crate::{FromRequest, IntoReply, Reply, Request};
@@ -73,6 +73,19 @@ impl Route {
     /// ```
     pub fn verify(mut self, verify: VerifySpec) -> Self {
         self.spec.verify = Some(verify);
+        self
+    }
+
+    /// Has the gateway keep requests on disk before it acknowledges them, and bring them here until they are taken.
+    ///
+    /// ```
+    /// use gearway_worker::{DeliveryMode, DeliverySpec, handler};
+    ///
+    /// let durable = DeliverySpec { mode: DeliveryMode::Durable, ..DeliverySpec::default() };
+    /// let route = handler("pay/stripe", async || "ok").delivery(durable);
+    /// ```
+    pub fn delivery(mut self, delivery: DeliverySpec) -> Self {
+        self.spec.delivery = Some(delivery);
         self
     }
 

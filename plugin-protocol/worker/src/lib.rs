@@ -68,6 +68,7 @@ pub use current::{current_request, current_user_id, with_current_request};
 pub use error::Error;
 pub use extract::{CurrentUser, Form, FromRequest, Json, Path, Query, State};
 pub use gearway_protocol::{AccessKeyType, ErrorCode};
+pub use gearway_protocol::{Ack, Delivery, DeliveryMode, DeliverySpec, Verification};
 pub use gearway_protocol::{HmacAlgorithm, SignatureEncoding, VerifyScheme, VerifySpec};
 pub use handler::{Handler, Route, handler};
 pub use handler_error::HandlerError;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use gearway_protocol::{AccessKeyType, Envelope};
+use gearway_protocol::{AccessKeyType, Delivery, Envelope};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use crate::HandlerError;
@@ -30,6 +30,7 @@ struct Inner {
     access_key_type: Option<AccessKeyType>,
     deadline: Option<Instant>,
     traceparent: Option<String>,
+    delivery: Option<Delivery>,
     state: Arc<States>,
 }
 
@@ -75,6 +76,7 @@ impl Request {
                 .timeout_ms
                 .and_then(|timeout| Instant::now().checked_add(Duration::from_millis(timeout))),
             traceparent,
+            delivery: context.delivery,
             state,
         })))
     }
@@ -186,6 +188,12 @@ impl Request {
     #[must_use]
     pub fn traceparent(&self) -> Option<&str> {
         self.0.traceparent.as_deref()
+    }
+
+    /// Which delivery of the gateway's log this call is an attempt of; [`None`] for a request that was not kept.
+    #[must_use]
+    pub fn delivery(&self) -> Option<&Delivery> {
+        self.0.delivery.as_ref()
     }
 
     /// The name that the handler was registered with.

@@ -2,7 +2,7 @@
 //!
 //! A comment before a fence says how: `<!-- file: NAME -->` keeps the block as a file of the scratch folder,
 //! `<!-- background: TEXT -->` starts its command and waits until it prints TEXT, `<!-- not run: WHY -->` leaves it alone, and
-//! `<!-- stop -->` ends what runs in the background. Other `sh` blocks are run, and must succeed; of `console` blocks each
+//! `<!-- stop -->` ends what runs in the background, `<!-- stop last -->` what was started last. Other `sh` blocks are run, and must succeed; of `console` blocks each
 //! line that starts with `$ ` is run, and must print what follows it. Ports 3000 and 3001 become free ones.
 
 use std::fs;
@@ -44,6 +44,7 @@ pub(crate) fn test() -> anyhow::Result<()> {
             (How::File(name), _) => scratch.write(name, &block.text),
             (How::Background(until), _) => scratch.start(&block.text, until),
             (How::Stop, _) => scratch.stop(),
+            (How::StopLast, _) => scratch.stop_last(),
             (How::Run, "sh") => scratch.run(&block.text),
             (How::Run, "console") => scratch.console(&block.text),
             (How::Run, _) => continue,
@@ -63,6 +64,7 @@ enum How {
     Background(String),
     NotRun,
     Stop,
+    StopLast,
 }
 
 #[derive(Debug)]
@@ -93,13 +95,9 @@ fn blocks(text: &str) -> anyhow::Result<Vec<Block<'_>>> {
                 Some(("file", name)) => How::File(name.to_owned()),
                 Some(("background", until)) => How::Background(until.to_owned()),
                 Some(("not run", _)) => How::NotRun,
-                None if comment == "stop" => {
-                    blocks.push(Block {
-                        line: number + 1,
-                        language: "",
-                        how: How::Stop,
-                        text: String::new(),
-                    });
+                None if comment == "stop" || comment == "stop last" => {
+                    let how = if comment == "stop" { How::Stop } else { How::StopLast };
+                    blocks.push(Block { line: number + 1, language: "", how, text: String::new() });
                     How::Run
                 }
                 _ => bail!("README.md:{}: what is <!-- {comment} -->?", number + 1),
@@ -133,8 +131,11 @@ impl Scratch {
         let path = format!("{}:{}:{inherited}", binaries.display(), venv.join("bin").display());
         let (public, admin) = (TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?);
         let port = |listener: &TcpListener| anyhow::Ok(listener.local_addr()?.port().to_string());
+        let folder = tempfile::tempdir()?;
+        let samples = crate::workspace().join("sample-plugins");
+        std::os::unix::fs::symlink(samples, folder.path().join("sample-plugins"))?;
         Ok(Self {
-            folder: tempfile::tempdir()?,
+            folder,
             path,
             ports: [("3000", port(&public)?), ("3001", port(&admin)?)],
             running: Vec::new(),
@@ -164,8 +165,7 @@ impl Scratch {
         // gearway itself listens where the blocks' URLs now point.
         command.env("GEARWAY_PUBLIC__LISTEN", format!("127.0.0.1:{}", self.ports[0].1));
         command.env("GEARWAY_ADMIN__LISTEN", format!("127.0.0.1:{}", self.ports[1].1));
-        // What a worker says of itself differs from run to run.
-        command.env("GEARWAY_LOG", "WARNING");
+        command.env("GEARWAY_GATEWAY", format!("http://127.0.0.1:{}", self.ports[1].1));
         command.env("GEARWAY_ADMIN", format!("http://127.0.0.1:{}", self.ports[1].1));
     }
 
@@ -238,12 +238,18 @@ impl Scratch {
     }
 
     fn stop(&mut self) -> anyhow::Result<()> {
-        for mut child in self.running.drain(..).rev() {
-            if let Some(group) = Pid::from_raw(child.id().cast_signed()) {
-                kill_process_group(group, Signal::INT).ok();
-            }
-            child.wait()?;
+        while !self.running.is_empty() {
+            self.stop_last()?;
         }
+        Ok(())
+    }
+
+    fn stop_last(&mut self) -> anyhow::Result<()> {
+        let mut child = self.running.pop().context("nothing runs in the background")?;
+        if let Some(group) = Pid::from_raw(child.id().cast_signed()) {
+            kill_process_group(group, Signal::INT).ok();
+        }
+        child.wait()?;
         Ok(())
     }
 }
@@ -263,9 +269,13 @@ fn alike(printed: &str, expected: &str) -> bool {
     without_digits(printed.trim_end()).eq(without_digits(expected.trim_end()))
 }
 
-/// The text's lines with a zero in place of each run of digits.
+/// The text's lines with a zero in place of each run of digits, and of each word of 12 and more hexadecimal ones.
 pub(crate) fn without_digits(text: &str) -> impl Iterator<Item = String> {
-    text.lines().map(|line| {
+    let id =
+        |word: &str| word.len() >= 12 && word.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    text.lines().map(move |line| {
+        let line: Vec<&str> = line.split(' ').map(|word| if id(word) { "0" } else { word }).collect();
+        let line = line.join(" ");
         let mut out = String::new();
         for c in line.trim_end().chars() {
             match c {
@@ -311,5 +321,6 @@ mod tests {
         assert!(alike("gateway 0.3 ms \n", "gateway 12.45 ms\n"));
         assert!(!alike("gateway 0.3 ms\n", "gateway 0.3 s\n"));
         assert!(!alike("a\nb\n", "a\n"));
+        assert!(alike("id 1a221c831c200000 x\n", "id 1b221c83ffff0000 x\n"));
     }
 }

@@ -1,0 +1,27 @@
+"""Stripe's events: signed by Stripe, kept by the gateway, and taken here once they are done with.
+
+The gateway needs the signing secret:
+
+    [secrets]
+    stripe-live = "whsec_..."
+"""
+
+import gearway
+
+
+@gearway.handler(
+    "pay/stripe",
+    method=["POST"],
+    verify={"scheme": "stripe", "secret": "stripe-live"},
+    delivery={"mode": "durable"},
+)
+def paid(request: gearway.Request) -> str:
+    event = request.get_json()
+    context = gearway.current_context()
+    delivery = context.delivery if context and context.delivery else {}
+    # Stripe may send an event twice; the gateway calls once for each id. Whatever is raised here is tried again.
+    print(f"took {event['type']}, attempt {delivery.get('attempt')}", flush=True)
+    return "taken"
+
+
+gearway.run()
