@@ -6,7 +6,11 @@ The gateway needs the signing secret:
     stripe-live = "whsec_..."
 """
 
+import logging
+
 import gearway
+
+log = logging.getLogger("stripe_webhook")
 
 
 @gearway.handler(
@@ -20,7 +24,7 @@ def paid(request: gearway.Request) -> str:
     context = gearway.current_context()
     delivery = context.delivery if context and context.delivery else {}
     # Stripe may send an event twice; the gateway calls once for each id. Whatever is raised here is tried again.
-    print(f"took {event['type']}, attempt {delivery.get('attempt')}", flush=True)
+    log.info("took %s, attempt %s", event["type"], delivery.get("attempt"))
     return "taken"
 
 

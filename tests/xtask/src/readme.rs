@@ -144,7 +144,11 @@ impl Scratch {
 
     fn shell(&self, script: &str) -> Command {
         let mut command = Command::new("bash");
-        command.args(["-euo", "pipefail", "-c", &self.local(script)]).stdin(Stdio::null());
+        // Commands of the repository are run in it, and listen where the blocks' URLs now point.
+        let script = script
+            .replace("cargo xtask demo", "cargo xtask demo --public 127.0.0.1:3000 --admin 127.0.0.1:3001")
+            .replace("cargo xtask", "cd \"$REPOSITORY\" && cargo xtask");
+        command.args(["-euo", "pipefail", "-c", &self.local(&script)]).stdin(Stdio::null());
         self.surround(&mut command);
         command
     }

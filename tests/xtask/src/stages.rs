@@ -70,7 +70,7 @@ fn sum_up(results: &[(String, Outcome, Duration)]) -> anyhow::Result<()> {
             Outcome::Skipped(_) => ("SKIPPED", &mut skipped),
         };
         *count += 1;
-        println!("{name:<8}{text:<8}{:>6.1} s", took.as_secs_f64());
+        println!("{name:<10}{text:<8}{:>6.1} s", took.as_secs_f64());
     }
     println!("stages: {passed} passed, {failed} failed, {skipped} skipped");
     if failed > 0 {
