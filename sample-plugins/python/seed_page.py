@@ -83,20 +83,12 @@ def parse_url(request):
 def buy(request):
     left, seats = 4, int(request.params["seats"])
     if seats > left:
-        raise gearway.Error(
-            10001, f"only {left} seats left", name="SoldOut", info={"left": left}
-        )
+        raise gearway.Error(10001, f"only {left} seats left", name="SoldOut", info={"left": left})
     return left - seats
 
 
 # Return values.
-for name, value in {
-    "string": "a string",
-    "dict": {"name": "John"},
-    "list": [1, 2, 3],
-    "int": 42,
-    "null": None,
-}.items():
+for name, value in {"string": "a string", "dict": {"name": "John"}, "list": [1, 2, 3], "int": 42, "null": None}.items():
     gearway.handler(name)(lambda request, value=value: value)
 
 
