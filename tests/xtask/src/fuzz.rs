@@ -13,10 +13,16 @@ const MAX_MEMORY_MIB: u32 = 2048;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// How long for each target.
-    #[arg(long, default_value_t = 6)]
+    #[arg(long, default_value_t = Options::default().seconds)]
     pub(crate) seconds: u32,
     /// Which; all by default.
     pub(crate) targets: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { seconds: 6, targets: Vec::new() }
+    }
 }
 
 /// Builds the targets with coverage and runs them on their corpora.
