@@ -107,6 +107,10 @@ export interface Call {
   readonly remoteAddr: string;
   /** The W3C trace context of the gateway's call. */
   readonly traceparent: string | null;
+  /** The client's; null unless the call belongs to the client's trace. */
+  readonly tracestate: string | null;
+  /** The headers with which a request that the handler sends belongs to the same trace. */
+  readonly traceHeaders: Readonly<{ traceparent?: string; tracestate?: string }>;
   /** Of a webhook's delivery: which one, and which attempt. */
   readonly delivery: Readonly<Record<string, unknown>> | null;
 }

@@ -16,6 +16,7 @@ export function openCall({ name, context, param }, traceparent) {
   const { timeoutMs } = context;
   const abort = new AbortController();
   const deadline = timeoutMs === undefined ? null : new Date(Date.now() + timeoutMs);
+  /** @type {import("../index.js").Call} */
   const call = Object.freeze({
     handlerName: name,
     requestId: context.requestId,
@@ -32,6 +33,16 @@ export function openCall({ name, context, param }, traceparent) {
     deadline,
     signal: abort.signal,
     traceparent,
+    get tracestate() {
+      return tracestateOf(param.headers, traceparent);
+    },
+    get traceHeaders() {
+      const { tracestate } = call;
+      return {
+        ...(traceparent === null ? {} : { traceparent }),
+        ...(tracestate === null ? {} : { tracestate }),
+      };
+    },
     delivery: context.delivery,
   });
   const request = requestOf(param, abort.signal);
@@ -45,6 +56,23 @@ export function openCall({ name, context, param }, traceparent) {
           Math.min(timeoutMs, LONGEST_TIMER_MS),
         );
   return { request, call, finished: () => clearTimeout(timer) };
+}
+
+/**
+ * The client's, unless the gateway began another trace than the client's.
+ *
+ * @param {readonly (readonly [string, string])[]} headers
+ * @param {string | null} traceparent
+ * @returns {string | null}
+ */
+function tracestateOf(headers, traceparent) {
+  const valuesOf = (/** @type {string} */ wanted) =>
+    headers.filter(([name]) => name.toLowerCase() === wanted).map(([, value]) => value);
+  const state = valuesOf("tracestate");
+  const sent = valuesOf("traceparent")[0];
+  // Digits of the trace, between the version and the span.
+  const same = sent !== undefined && traceparent !== null && sent.slice(3, 35) === traceparent.slice(3, 35);
+  return same && traceparent.length >= 35 && state.length > 0 ? state.join(",") : null;
 }
 
 /**

@@ -208,6 +208,24 @@ test("a connection serves many calls, and says that it stays", async (t) => {
   assert.equal(Object.values(agent.freeSockets).flat().length, 1);
 });
 
+test("a handler passes its trace on", async (t) => {
+  const { url } = await registered(t, (_request, { tracestate, traceHeaders }) => [tracestate, traceHeaders]);
+  const trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+  const client = `00-${trace}-00f067aa0ba902b7-01`;
+  const gateway = `00-${trace}-b7ad6b7169203331-01`;
+  const sent = { Tracestate: ["a=1", "b=2"], Traceparent: [client] };
+  const ask = async (/** @type {Record<string, string[]>} */ header, /** @type {string | undefined} */ traceparent) => {
+    const headers = traceparent === undefined ? {} : { traceparent };
+    return (await post(url, "secret", envelope("a", { header }), { headers })).reply.result.value;
+  };
+  assert.deepEqual(await ask(sent, gateway), ["a=1,b=2", { traceparent: gateway, tracestate: "a=1,b=2" }]);
+  // Another trace than the client's: what the client says of its own does not belong to it.
+  const other = `00-${"1".repeat(32)}-b7ad6b7169203331-01`;
+  assert.deepEqual(await ask(sent, other), [null, { traceparent: other }]);
+  assert.deepEqual(await ask({ Tracestate: ["a=1"] }, gateway), [null, { traceparent: gateway }]);
+  assert.deepEqual(await ask(sent, undefined), [null, {}]);
+});
+
 test("a call runs to its end when its caller goes away", async (t) => {
   const began = latch();
   const hold = latch();

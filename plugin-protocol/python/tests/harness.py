@@ -234,9 +234,16 @@ class Caller:
         self._connection.close()
 
 
-def envelope(name: str, method: str = "GET", body: bytes = b"", query: str = "", **context: Any) -> bytes:
+def envelope(
+    name: str,
+    method: str = "GET",
+    body: bytes = b"",
+    query: str = "",
+    more: dict[str, list[str]] | None = None,
+    **context: Any,
+) -> bytes:
     path = "/" + name.replace(":", "/").removeprefix("/")
-    header = {"Host": ["api.example.com"]}
+    header = {"Host": ["api.example.com"], **(more or {})}
     if body:
         header["Content-Length"] = [str(len(body))]
     return json.dumps(

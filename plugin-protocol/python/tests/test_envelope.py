@@ -145,3 +145,18 @@ def test_delivery_and_trace_reach_the_context() -> None:
     call = decode(envelope("foo", delivery=delivery), "00-ab-cd-01")
     assert call.context.delivery == delivery
     assert call.context.traceparent == "00-ab-cd-01"
+
+
+def test_a_handler_passes_its_trace_on() -> None:
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    client, gateway = f"00-{trace}-00f067aa0ba902b7-01", f"00-{trace}-b7ad6b7169203331-01"
+    sent = {"Tracestate": ["a=1", "b=2"], "Traceparent": [client]}
+    context = decode(envelope("foo", more=sent), gateway).context
+    assert context.tracestate == "a=1,b=2"
+    assert context.trace_headers == {"traceparent": gateway, "tracestate": "a=1,b=2"}
+    # Another trace than the client's: what the client says of its own does not belong to it.
+    other = f"00-{'1' * 32}-b7ad6b7169203331-01"
+    assert decode(envelope("foo", more=sent), other).context.trace_headers == {"traceparent": other}
+    lone = decode(envelope("foo", more={"Tracestate": ["a=1"]}), gateway).context
+    assert lone.trace_headers == {"traceparent": gateway}
+    assert decode(envelope("foo", more=sent)).context.trace_headers == {}

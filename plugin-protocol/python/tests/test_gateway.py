@@ -233,3 +233,22 @@ def test_an_operator_drains(gateway: Gateway, who: Path) -> None:
         assert gateway.request("GET", "/who").status == 503
         assert worker.stop() == 0
         assert worker.output().count("registered as who") == 1
+
+
+def test_the_trace_goes_on(gateway: Gateway, tmp_path: Path) -> None:
+    app = tmp_path / "tracing.py"
+    app.write_text(
+        "import gearway\n"
+        "@gearway.handler('traced')\n"
+        "def traced(request):\n"
+        "    return gearway.current_context().trace_headers\n"
+    )
+    trace, span = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    with worker_process(app, gateway.admin_url) as worker:
+        worker.wait_for_line("registered as tracing")
+        headers = {"traceparent": f"00-{trace}-{span}-01", "tracestate": "vendor=1"}
+        passed_on = gateway.request("GET", "/traced", None, headers).json
+    assert passed_on["tracestate"] == "vendor=1"
+    version, same, other, flags = passed_on["traceparent"].split("-")
+    assert (version, same, flags) == ("00", trace, "01")
+    assert other != span

@@ -190,6 +190,35 @@ impl Request {
         self.0.traceparent.as_deref()
     }
 
+    /// The client's `tracestate`; [`None`] unless the call belongs to the client's trace.
+    #[must_use]
+    pub fn tracestate(&self) -> Option<String> {
+        // Digits of the trace, between the version and the span.
+        let (sent, got) = (self.header("traceparent")?.get(3..35)?, self.traceparent()?.get(3..35)?);
+        let values: Vec<&str> = self
+            .headers()
+            .get_all("tracestate")
+            .iter()
+            .map(HeaderValue::to_str)
+            .collect::<Result<_, _>>()
+            .ok()?;
+        (sent == got && !values.is_empty()).then(|| values.join(","))
+    }
+
+    /// The headers with which a request that the handler sends belongs to the same trace: `traceparent` and, when there is one,
+    /// `tracestate`.
+    #[must_use]
+    pub fn trace_headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [("traceparent", self.0.traceparent.clone()), ("tracestate", self.tracestate())]
+        {
+            if let Some(value) = value.and_then(|value| HeaderValue::try_from(value).ok()) {
+                headers.insert(name, value);
+            }
+        }
+        headers
+    }
+
     /// Which delivery of the gateway's log this call is an attempt of; [`None`] for a request that was not kept.
     #[must_use]
     pub fn delivery(&self) -> Option<&Delivery> {

@@ -110,6 +110,7 @@ test("a handler sees what the client sent, and the client what a Response says",
   const gateway = await Gateway.start(t);
   await start(t, gateway, app("echo.mjs"));
   const bytes = Uint8Array.from({ length: 256 }, (_, index) => index);
+  const trace = "4bf92f3577b34da6a3ce929d0e0e4736";
   const headers = [
     "Host",
     "api.example.com:8443",
@@ -121,6 +122,10 @@ test("a handler sees what the client sent, and the client what a Response says",
     "2, 3",
     "x-name",
     "caf\u00e9",
+    "traceparent",
+    `00-${trace}-00f067aa0ba902b7-01`,
+    "tracestate",
+    "vendor=1",
   ];
   const target = "/echo/gr%C3%BC%C3%9Fe/%7E?x=1&x=%C3%BC&y=a+b";
   const { body, headers: received } = await gateway.request(target, {
@@ -138,6 +143,8 @@ test("a handler sees what the client sent, and the client what a Response says",
   assert.deepEqual(Buffer.from(seen.body, "base64"), Buffer.from(bytes));
   assert.deepEqual([seen.length, seen.remote], ["256", "127.0.0.1"]);
   assert.deepEqual([seen.path, seen.rest], ["/echo/grüße/~", "grüße"]);
+  assert.match(seen.trace.traceparent, new RegExp(`^00-${trace}-(?!00f067aa0ba902b7)[0-9a-f]{16}-01$`));
+  assert.equal(seen.trace.tracestate, "vendor=1");
   assert.equal(seen.requestId, received["x-request-id"]);
   assert.equal(received["x-name"], "café");
   assert.equal((await gateway.request("/echo/a/b", { method: "HEAD" })).status, 200);

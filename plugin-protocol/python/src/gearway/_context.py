@@ -22,8 +22,16 @@ class Context:
     """How long the gateway waits for the reply, in milliseconds from when it sent the call."""
     traceparent: str | None = None
     """W3C trace context of the call."""
+    tracestate: str | None = None
+    """The client's ``tracestate``; None unless the call belongs to the client's trace."""
     delivery: Mapping[str, Any] | None = None
     """What the gateway says about a stored webhook: ``id``, ``attempt``, ``received_at``, and so on."""
+
+    @property
+    def trace_headers(self) -> dict[str, str]:
+        """The headers with which a request that the handler sends belongs to the same trace."""
+        headers = {"traceparent": self.traceparent, "tracestate": self.tracestate}
+        return {name: value for name, value in headers.items() if value is not None}
 
 
 _current: ContextVar[Context] = ContextVar("gearway.context")

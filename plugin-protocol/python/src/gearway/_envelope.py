@@ -84,6 +84,7 @@ def _read(raw: bytes, traceparent: str | None, cut: bytes | None) -> Call | None
             access_key_type=_optional(context, "access_key_type", str),
             timeout_ms=_optional(context, "timeout_ms", int),
             traceparent=traceparent,
+            tracestate=_tracestate(header, traceparent),
             delivery=_optional(context, "delivery", dict),
         ),
         method=_field(param, "method", str),
@@ -95,6 +96,15 @@ def _read(raw: bytes, traceparent: str | None, cut: bytes | None) -> Call | None
         body=body,
         remote_addr=_field(param, "remote_addr", str, ""),
     )
+
+
+def _tracestate(header: dict[str, list[str]], traceparent: str | None) -> str | None:
+    """The client's, unless the gateway began another trace than the client's."""
+    state, sent = header.get("Tracestate"), header.get("Traceparent")
+    if not state or not sent or traceparent is None:
+        return None
+    # Digits of the trace, between the version and the span.
+    return ",".join(state) if len(traceparent) >= 35 and sent[0][3:35] == traceparent[3:35] else None
 
 
 def _cut_body(raw: bytes) -> tuple[bytes | None, bytes]:

@@ -109,6 +109,38 @@ async fn the_trace_context_reaches_the_handler() {
     assert_eq!(reply["result"]["value"], trace);
 }
 
+#[tokio::test]
+async fn a_handler_passes_its_trace_on() {
+    let (_gateway, _, url) = serve(|worker| {
+        worker.handler("trace", async |request: Request| {
+            let headers = request.trace_headers();
+            let value =
+                |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+            Json(json!([request.tracestate(), value("traceparent"), value("tracestate")]))
+        })
+    })
+    .await;
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let (client_span, call_span) = ("00f067aa0ba902b7", "b7ad6b7169203331");
+    let sent = json!({"Tracestate": ["a=1", "b=2"], "Traceparent": [format!("00-{trace}-{client_span}-01")]});
+    let ask = async |header: &Value, traceparent: Option<&str>| {
+        let mut envelope: Value = serde_json::from_str(&envelope("trace")).unwrap();
+        envelope["param"]["header"] = header.clone();
+        let mut request = client().post(&url).bearer_auth(SECRET).body(envelope.to_string());
+        if let Some(traceparent) = traceparent {
+            request = request.header("traceparent", traceparent);
+        }
+        request.send().await.unwrap().json::<Value>().await.unwrap()["result"]["value"].clone()
+    };
+    let same = format!("00-{trace}-{call_span}-01");
+    assert_eq!(ask(&sent, Some(&same)).await, json!(["a=1,b=2", same, "a=1,b=2"]));
+    // Another trace than the client's: what the client says of its own does not belong to it.
+    let other = format!("00-{}-{call_span}-01", "1".repeat(32));
+    assert_eq!(ask(&sent, Some(&other)).await, json!([null, other, null]));
+    assert_eq!(ask(&json!({"Tracestate": ["a=1"]}), Some(&same)).await, json!([null, same, null]));
+    assert_eq!(ask(&sent, None).await, json!([null, null, null]));
+}
+
 /// A handler that tells when it begins, and ends when it is let go.
 fn held() -> (mpsc::Receiver<()>, Arc<Notify>, impl FnOnce(Worker) -> Worker) {
     let (began, beginnings) = mpsc::channel(4);

@@ -15,6 +15,7 @@ handler("echo/{rest}/", { methods: ["GET", "PATCH", "HEAD"] }, async (request, c
     path: call.path,
     rest: call.params.rest,
     requestId: call.requestId,
+    trace: call.traceHeaders,
   };
   return Response.json(seen, { headers: { "X-Name": seen.name ?? "" } });
 });
