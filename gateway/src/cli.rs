@@ -5,6 +5,7 @@ mod conform;
 mod deliveries;
 mod dev;
 mod gateway;
+mod manual;
 mod operate;
 mod output;
 mod process;
@@ -57,6 +58,8 @@ enum Command {
     ConfigTemplate,
     /// Print a script that completes this command's arguments.
     Completion { shell: Shell },
+    /// Print the manual page, or write one for each command: what man(1) shows.
+    Man(ManArgs),
 }
 
 #[derive(Debug, Args)]
@@ -64,6 +67,13 @@ struct FileArgs {
     /// The configuration file; GEARWAY_CONFIG names it otherwise.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct ManArgs {
+    /// The folder that gets the pages, such as /usr/local/share/man/man1.
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -280,7 +290,7 @@ struct TriggerArgs {
     /// The event's id, the same one twice to see a copy recognised [default: a new one].
     #[arg(long, value_name = "ID")]
     id: Option<String>,
-    /// Another header, as an API key: "X-Skygear-API-Key: …". May be repeated.
+    /// Another header, as an API key: "X-Skygear-API-Key: KEY". May be repeated.
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
     headers: Vec<String>,
     #[command(flatten)]
@@ -323,6 +333,7 @@ impl Cli {
                 clap_complete::generate(shell, &mut Self::command(), "gearway", &mut script);
                 output::bytes(&script)
             }
+            Command::Man(args) => manual::run(Self::command(), args.dir.as_deref()),
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::error::Error;
 use crate::registry::{Handler, Offer, Registry, Replica, Rotation, Slot};
 use crate::respond::{self, Verdict};
 use crate::telemetry::{Metrics, RetryReason};
+use crate::trace::{CallEnd, CallSpan, Trace, Tracer};
 use crate::upstream::{Answer, Connection, Exchange, LARGE, Outgoing, Pool};
 
 /// How often a call is sent at most, whatever the reasons: a bound on work, not a promise.
@@ -36,6 +37,8 @@ pub struct Dispatcher {
     pub registry: Registry,
     pub pool: Arc<Pool>,
     pub metrics: Arc<Metrics>,
+    /// [`None`] unless somebody is told of spans.
+    pub tracer: Option<Tracer>,
     /// Calls that were sent, so that a draining gateway waits for them.
     pub calls: TaskTracker,
 }
@@ -58,6 +61,14 @@ impl From<Error> for Undelivered {
     }
 }
 
+/// A call that is about to be written.
+struct Sending {
+    connection: Connection,
+    outgoing: Outgoing,
+    slot: Slot,
+    span: Option<Box<CallSpan>>,
+}
+
 /// How one attempt ended.
 enum Attempt {
     Exchanged(Exchange),
@@ -74,14 +85,14 @@ impl Dispatcher {
         &self,
         handler: &Handler,
         call: &Call<'_>,
-        traceparent: &HeaderValue,
+        trace: &Trace,
         admission: &Arc<Admission>,
         config: &Config,
     ) -> Result<Response<Bytes>, Undelivered> {
         let mut declined: SmallVec<[Arc<str>; 2]> = SmallVec::new();
         let mut repeats = 0;
         let mut lost = None;
-        let mut sent = 0;
+        let (mut sent, mut tries) = (0, 0);
         // Whether the next one repeats what a worker has already had to do with.
         let mut repeats_work = false;
         // Replicas that cannot be reached do not count: each is out of the choice at once, so they come to an end by themselves.
@@ -105,6 +116,8 @@ impl Dispatcher {
             }
             repeats_work = false;
             let replica = &offer.replica;
+            let span = trace.begin_call(offer, tries);
+            tries += 1;
             let connection = match self.pool.checkout(replica, &config.workers).await {
                 Ok(connection) => connection,
                 Err(error) if error.is_ours() => {
@@ -113,6 +126,7 @@ impl Dispatcher {
                     return Err(lost.unwrap_or_else(|| not_run(reason)).into());
                 }
                 Err(error) => {
+                    end(span, CallEnd::Failed("connect"));
                     self.metrics.count_retry(RetryReason::NotSent);
                     self.eject(replica, &error.to_string());
                     continue;
@@ -126,8 +140,10 @@ impl Dispatcher {
                 handler.group.retries.deposit();
             }
             sent += 1;
+            let traceparent = span.as_deref().map_or_else(|| trace.traceparent(), CallSpan::traceparent);
             let outgoing = write(self.pool.buffers.call(), call, offer, traceparent);
-            match self.attempt(connection, outgoing, slot, call, admission, config).await {
+            let sending = Sending { connection, outgoing, slot, span };
+            match self.attempt(sending, call, admission, config).await {
                 Attempt::Exchanged(Exchange::Answered(answer)) => {
                     match respond::judge(&answer, replica.dialect, config.limits.max_body) {
                         Verdict::Done(result) => {
@@ -177,9 +193,7 @@ impl Dispatcher {
     /// One exchange, which ends by itself, whoever still waits for it.
     async fn attempt(
         &self,
-        mut connection: Connection,
-        mut outgoing: Outgoing,
-        slot: Slot,
+        sending: Sending,
         call: &Call<'_>,
         admission: &Arc<Admission>,
         config: &Config,
@@ -189,6 +203,7 @@ impl Dispatcher {
         let deadline = call.deadline;
         // Base64 makes a body 4/3 as long, and JSON's escapes may double a text.
         let max_reply = config.limits.max_body.saturating_mul(2).saturating_add(64 * 1024);
+        let Sending { mut connection, mut outgoing, slot, span } = sending;
         let exchange = async move {
             let replica = slot.replica();
             replica.count_call();
@@ -198,6 +213,7 @@ impl Dispatcher {
             let outcome = tokio::time::timeout_at(deadline.into(), exchange).await;
             this.metrics.observe_call(&replica.group.name, started.elapsed());
             this.pool.buffers.put_call(outgoing.into_buffer());
+            end(span, call_end(&outcome));
             match &outcome {
                 Ok(Exchange::Answered(answer)) => {
                     if answer.status.is_success() {
@@ -240,6 +256,23 @@ impl Dispatcher {
         } else {
             declined.push(Arc::clone(&replica.id));
         }
+    }
+}
+
+fn end(span: Option<Box<CallSpan>>, end: CallEnd) {
+    if let Some(span) = span {
+        span.end(end);
+    }
+}
+
+fn call_end<E>(outcome: &Result<Exchange, E>) -> CallEnd {
+    match outcome {
+        Ok(Exchange::Answered(answer)) => CallEnd::Replied(answer.status.as_u16()),
+        Ok(Exchange::NotWritten) => CallEnd::Failed("not_written"),
+        Ok(Exchange::Lost(_)) => CallEnd::Failed("connection_lost"),
+        Ok(Exchange::TooLarge) => CallEnd::Failed("reply_too_large"),
+        Ok(Exchange::Nonsense(_)) => CallEnd::Failed("nonsense"),
+        Err(_) => CallEnd::Failed("timeout"),
     }
 }
 

@@ -35,3 +35,5 @@ pub mod registry;
 pub mod serve;
 pub mod store;
 pub mod telemetry;
+#[cfg_attr(not(feature = "otlp"), allow(dead_code, reason = "only the exporter reads what spans say"))]
+pub mod trace;

@@ -8,6 +8,7 @@ mod book;
 mod claim;
 mod clock;
 mod group;
+mod lease_events;
 mod refusal;
 mod replica;
 mod table;
@@ -30,6 +31,7 @@ use self::book::{Book, Remembered, forget};
 use self::claim::ClaimedHandler;
 pub use self::claim::{Claim, InvalidField};
 pub use self::group::{Group, NoParking};
+use self::lease_events::{LeaseEvent, LeaseEvents};
 pub use self::refusal::{Conflict, Refusal};
 pub use self::replica::{Replica, Rotation, Slot};
 pub use self::table::{Endpoint, Handler, Offer, Table};
@@ -62,6 +64,7 @@ struct Inner {
     replaced: parking_lot::Mutex<Vec<Arc<Table>>>,
     store: Store,
     clock: clock::LeaseClock,
+    lease_events: LeaseEvents,
     ejected: mpsc::Sender<Arc<Replica>>,
     started: Instant,
     remembered_nothing: AtomicBool,
@@ -92,6 +95,7 @@ impl Registry {
                 replaced: parking_lot::Mutex::default(),
                 store,
                 clock: clock::LeaseClock::default(),
+                lease_events: LeaseEvents::default(),
                 ejected,
                 started: Instant::now(),
                 remembered_nothing: AtomicBool::new(remembered_nothing),
@@ -194,6 +198,7 @@ impl Registry {
         let kept = Secret::new(&secret);
         let replica = self.replica(claim, worker_id.clone(), kept, SystemTime::now(), Rotation::In);
         self.admit_replica(replica).await?;
+        self.inner.lease_events.count(LeaseEvent::Granted);
         Ok(Registered { worker_id, secret, lease_ms: millis(lease), features: Vec::new() })
     }
 
@@ -225,6 +230,7 @@ impl Registry {
     pub fn renew(&self, id: &str) -> Result<Lease, Refusal> {
         let replica = self.find(id)?;
         self.heard_from(&replica);
+        self.inner.lease_events.count(LeaseEvent::Renewed);
         Ok(Lease {
             lease_ms: replica.lease.map_or(0, millis),
             draining: replica.rotation() == Rotation::Draining,
@@ -246,6 +252,7 @@ impl Registry {
     pub async fn deregister(&self, id: &str) -> Result<(), Refusal> {
         let replica = self.find(id)?;
         self.dismiss(&replica);
+        self.inner.lease_events.count(LeaseEvent::Ended);
         info!(worker = replica.name(), worker_id = %replica.id, "worker left");
         if let Err(error) = self.remove(vec![replica]).await {
             // It has left all the same; a restart finds it gone, and lapses it.
@@ -327,6 +334,12 @@ impl Registry {
             self.inner.replicas.iter().map(|entry| Arc::clone(entry.value())).collect();
         replicas.sort_by(|a, b| (a.name(), a.registered_at).cmp(&(b.name(), b.registered_at)));
         replicas
+    }
+
+    /// What became of leases, by word, since the gateway started.
+    #[must_use]
+    pub fn lease_events(&self) -> [(&'static str, u64); 4] {
+        self.inner.lease_events.read()
     }
 
     /// What is left of a replica's lease; [`None`] when it has none.

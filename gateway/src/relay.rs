@@ -35,6 +35,7 @@ use crate::rate::RateLimits;
 use crate::registry::{Group, Handler, NoParking, Registry};
 use crate::route::Found;
 use crate::telemetry::{AuthFailure, Metrics};
+use crate::trace::{Served, Trace, Tracer};
 use crate::webhook::{self, Outcome, Refused, Verification, WebhookRequest};
 
 const REQUEST_ID: http::HeaderName = http::HeaderName::from_static("x-request-id");
@@ -60,6 +61,8 @@ pub struct Shared {
     pub in_flight: Arc<InFlight>,
     pub deliveries: Deliveries,
     pub metrics: Arc<Metrics>,
+    /// [`None`] unless somebody is told of spans.
+    pub tracer: Option<Tracer>,
 }
 
 /// One relay thread's way to answer requests.
@@ -87,7 +90,7 @@ struct Asked<'h> {
     /// Without credentials.
     query: Cow<'h, str>,
     remote_addr: IpAddr,
-    traceparent: HeaderValue,
+    trace: Trace,
 }
 
 /// What a request has taken and left behind on its way, over all attempts.
@@ -112,14 +115,17 @@ enum Received {
 struct Trail<'r> {
     inbound: &'r Inbound,
     metrics: &'r Metrics,
+    tls: &'r ArcSwapOption<ServerConfig>,
     route: Option<Arc<str>>,
     worker: Option<Arc<Group>>,
     user: Option<Arc<str>>,
-    traceparent: Option<HeaderValue>,
+    trace: Option<Trace>,
     remote_addr: IpAddr,
     /// How long workers had the request, over all attempts.
     worker_time: Option<Duration>,
     error: Option<String>,
+    /// The kind of that error, for spans.
+    failure: Option<&'static str>,
     log: &'r config::Log,
     /// [`None`] until there is a response.
     status: Option<StatusCode>,
@@ -142,13 +148,15 @@ impl Relay {
             trail: Trail {
                 inbound: &inbound,
                 metrics: &self.shared.metrics,
+                tls: &self.shared.tls,
                 route: None,
                 worker: None,
                 user: None,
-                traceparent: None,
+                trace: None,
                 remote_addr: peer.ip(),
                 worker_time: None,
                 error: None,
+                failure: None,
                 log: &config.log,
                 status: None,
             },
@@ -163,6 +171,7 @@ impl Relay {
                 if let Some(reason) = auth_failure(&error) {
                     self.shared.metrics.count_auth_failure(reason);
                 }
+                progress.trail.failure = error.code().name();
                 if access_log::is_read(config.log.access) {
                     progress.trail.error = Some(error.for_the_log());
                 }
@@ -187,6 +196,9 @@ impl Relay {
         progress: &mut Progress<'_>,
         config: &Config,
     ) -> Result<Response<Bytes>, Error> {
+        let trace =
+            Trace::of_request(&inbound.head.headers, &inbound.request_id, self.dispatcher.tracer.as_ref());
+        progress.trail.trace = Some(trace.clone());
         let auth = self.shared.auth.load_full();
         let host = client::host(&inbound.head)?;
         let remote_addr =
@@ -198,10 +210,8 @@ impl Relay {
             Target::Path(path) => path,
             Target::Redirect(path) => return Ok(redirect(&inbound.head.method, path, &query)),
         };
-        let traceparent = client::traceparent(&inbound.head.headers, &inbound.request_id);
         progress.trail.remote_addr = remote_addr;
-        progress.trail.traceparent = Some(traceparent.clone());
-        let asked = Asked { host, raw_path, path, query, remote_addr, traceparent };
+        let asked = Asked { host, raw_path, path, query, remote_addr, trace };
         // How an attempt that may have run was lost: from then on no error may say that it did not run.
         let mut lost = None;
         loop {
@@ -292,7 +302,7 @@ impl Relay {
             delivery: None,
         };
         let handed_over = Instant::now();
-        let answered = self.dispatcher.dispatch(handler, &call, &asked.traceparent, &admission, config).await;
+        let answered = self.dispatcher.dispatch(handler, &call, &asked.trace, &admission, config).await;
         *progress.trail.worker_time.get_or_insert_default() += handed_over.elapsed();
         answered
     }
@@ -367,10 +377,24 @@ impl Drop for Trail<'_> {
         let route = self.route.as_ref();
         let status = self.status.map_or(CLIENT_GONE, |status| status.as_u16());
         self.metrics.observe_request(&inbound.head.method, route, status, elapsed);
+        if let Some(trace) = &self.trace {
+            trace.end(|| Served {
+                head: &inbound.head,
+                is_tls: self.tls.load().is_some(),
+                request_id: &inbound.request_id,
+                route: route.map(|route| &**route),
+                worker: self.worker.as_ref().map(|group| &*group.name),
+                peer: inbound.peer.ip(),
+                client: self.remote_addr,
+                status: self.status.map(|status| status.as_u16()),
+                error: self.failure,
+                took: elapsed,
+            });
+        }
         if !access_log::is_read(self.log.access) {
             return;
         }
-        let trace_id = self.traceparent.as_ref().and_then(|value| value.to_str().ok()?.get(3..35));
+        let trace_id = self.trace.as_ref().and_then(Trace::id);
         let entry = Entry {
             request_id: &inbound.request_id,
             trace_id,
@@ -414,7 +438,7 @@ impl Asked<'_> {
             route,
             received_at: now_ms(),
             request_id: inbound.request_id.clone(),
-            traceparent: self.traceparent.to_str().unwrap_or_default().to_owned(),
+            traceparent: self.trace.traceparent().to_str().unwrap_or_default().to_owned(),
             host: self.host.to_owned(),
             raw_path: self.raw_path.to_owned(),
             query: self.query.clone().into_owned(),

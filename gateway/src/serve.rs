@@ -7,6 +7,7 @@ mod takeover;
 mod talk;
 mod upgrade;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
@@ -44,6 +45,7 @@ use crate::relay::{Relay, Shared};
 use crate::store::{Store, StoreError};
 use crate::telemetry::{Metrics, Reading};
 use crate::tls;
+use crate::trace::Tracer;
 use crate::upstream::Pool;
 
 const FORGET_CLIENTS_EVERY: Duration = Duration::from_secs(10);
@@ -113,6 +115,7 @@ impl<'a> Gateway<'a> {
                 registry.assume_all_routes_known();
             }
         }
+        let metrics = Arc::new(Metrics::new());
         let shared = Arc::new(Shared {
             registry: registry.clone(),
             auth: ArcSwap::from_pointee(auth),
@@ -121,7 +124,8 @@ impl<'a> Gateway<'a> {
             tls: ArcSwapOption::new(tls),
             in_flight: Arc::default(),
             deliveries: deliveries.clone(),
-            metrics: Arc::new(Metrics::new()),
+            tracer: Tracer::from_environment(&metrics)?,
+            metrics,
         });
         let state = AdminState {
             registry: registry.clone(),
@@ -160,6 +164,7 @@ impl<'a> Gateway<'a> {
     fn live(self, predecessor: Option<Predecessor>) -> anyhow::Result<()> {
         let Self { runtime, store, public, relays, threads, control, drain, running } = self;
         let control_ends = CancellationToken::new();
+        let tracer = running.shared.tracer.clone();
         let control = control.start(control_ends.clone())?;
         let drained = runtime.block_on(async {
             let mut signals = Signals::new()?;
@@ -214,6 +219,9 @@ impl<'a> Gateway<'a> {
         join(vec![control])?;
         deliveries.shut_down();
         runtime.block_on(store.shutdown());
+        if let Some(tracer) = tracer {
+            tracer.shut_down();
+        }
         info!("drained");
         match failure {
             Some(error) => Err(error)
@@ -281,6 +289,7 @@ fn dispatcher(shared: &Shared) -> Dispatcher {
         registry: shared.registry.clone(),
         pool: Arc::new(Pool::default()),
         metrics: Arc::clone(&shared.metrics),
+        tracer: shared.tracer.clone(),
         calls: TaskTracker::new(),
     }
 }
@@ -295,6 +304,16 @@ fn watch_readings(shared: &Shared, relays: &[RelayThread]) {
     metrics.watch(Reading::Connections, move || open.iter().map(|open| open.load(Ordering::Relaxed)).sum());
     let registry = shared.registry.clone();
     metrics.watch(Reading::ParkedRequests, move || registry.parked());
+    let registry = shared.registry.clone();
+    metrics.watch_leases(move || registry.lease_events());
+    let registry = shared.registry.clone();
+    metrics.watch_calls(move || {
+        let mut calls: BTreeMap<Arc<str>, usize> = BTreeMap::new();
+        for replica in registry.replicas() {
+            *calls.entry(Arc::clone(&replica.group.name)).or_default() += replica.in_flight() as usize;
+        }
+        calls.into_iter().collect()
+    });
     let registry = shared.registry.clone();
     metrics.watch_workers(move || {
         let replicas = registry.replicas();
@@ -394,7 +413,9 @@ impl Running<'_> {
                 },
                 Wish::Reload => {
                     notify::reloading();
-                    match self.reload() {
+                    let reloaded = self.reload();
+                    self.shared.metrics.count_reload(reloaded.is_ok());
+                    match reloaded {
                         Ok(()) => info!("configuration reloaded"),
                         Err(error) => {
                             error!("the configuration was not reloaded, the old one stays: {error:#}");

@@ -1,5 +1,9 @@
 //! Logs and metrics: the names that operators and dashboards rely on.
 
+mod durations;
+mod watched;
+
+use std::collections::HashMap;
 use std::fmt;
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -7,24 +11,23 @@ use std::time::Duration;
 
 use http::Method;
 use parking_lot::Mutex;
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
-use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use tracing_subscriber::EnvFilter;
+
+pub use self::durations::Latency;
+use self::durations::{RequestDurations, RequestLabels, SECONDS};
+use self::watched::{CounterByWord, Gauge, GaugeByWord, GaugeByWorker, Named};
 
 /// The tracing target of the one event that each relayed request ends with.
 pub const ACCESS: &str = "gearway::access";
 
 /// What [`Metrics::encode`] writes, for the `Content-Type` header.
 pub const METRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
-/// The boundaries that OpenTelemetry's HTTP conventions give for durations, in seconds.
-const SECONDS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 
 /// The route label of requests that matched none.
 const UNMATCHED: &str = "_unmatched";
@@ -45,11 +48,12 @@ pub fn init_tracing() {
 /// the others by the enums here.
 pub struct Metrics {
     registry: Mutex<Registry>,
-    requests: Family<RequestLabels, Histogram, Seconds>,
+    requests: RequestDurations,
     calls: Family<WorkerLabel, Histogram, Seconds>,
     retries: Family<ReasonLabel, Counter>,
     ejections: Family<WorkerLabel, Counter>,
     auth_failures: Family<ReasonLabel, Counter>,
+    reloads: Family<OutcomeLabel, Counter>,
 }
 
 /// A number that lives elsewhere and is read when metrics are.
@@ -88,13 +92,6 @@ pub enum AuthFailure {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RequestLabels {
-    http_request_method: &'static str,
-    http_route: Arc<str>,
-    http_response_status_code: u16,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct WorkerLabel {
     worker: Arc<str>,
 }
@@ -102,6 +99,11 @@ struct WorkerLabel {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabel {
     reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
 }
 
 #[derive(Debug, Clone)]
@@ -118,18 +120,16 @@ impl Metrics {
     pub fn new() -> Self {
         let metrics = Self {
             registry: Mutex::default(),
-            requests: Family::new_with_constructor(Seconds),
+            requests: RequestDurations::default(),
             calls: Family::new_with_constructor(Seconds),
             retries: Family::default(),
             ejections: Family::default(),
             auth_failures: Family::default(),
+            reloads: Family::default(),
         };
+        metrics.begin_at_zero();
         let mut registry = metrics.registry.lock();
-        registry.register(
-            "http_server_request_duration_seconds",
-            "From a request's first byte to the end of its response",
-            metrics.requests.clone(),
-        );
+        registry.register_collector(Box::new(metrics.requests.clone()));
         registry.register(
             "gearway_worker_request_duration_seconds",
             "From sending a call to a worker to its reply",
@@ -142,6 +142,8 @@ impl Metrics {
             metrics.ejections.clone(),
         );
         registry.register("gearway_auth_failures", "Refused credentials", metrics.auth_failures.clone());
+        let help = "Configurations that were read again, by whether they could be used";
+        registry.register("gearway_config_reloads", help, metrics.reloads.clone());
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         // The exposition format adds `_info`.
         registry.register("gearway_build", "The gateway's version", build);
@@ -158,11 +160,11 @@ impl Metrics {
     pub fn observe_request(&self, method: &Method, route: Option<&Arc<str>>, status: u16, elapsed: Duration) {
         let http_route = route.map_or_else(|| Arc::from(UNMATCHED), Arc::clone);
         let labels = RequestLabels {
-            http_request_method: known_method(method),
+            http_request_method: method_label(method),
             http_route,
             http_response_status_code: status,
         };
-        self.requests.get_or_create(&labels).observe(elapsed.as_secs_f64());
+        self.requests.observe(labels, elapsed);
     }
 
     /// Counts a call that its worker answered, or failed to.
@@ -183,10 +185,20 @@ impl Metrics {
         self.auth_failures.get_or_create(&ReasonLabel { reason: reason.as_str() }).inc();
     }
 
+    pub fn count_reload(&self, succeeded: bool) {
+        let outcome = if succeeded { "succeeded" } else { "failed" };
+        self.reloads.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    /// How long requests took, by the route's path and [`method_label`] of the method. Routes that nobody has asked for are left out.
+    #[must_use]
+    pub fn latencies(&self) -> HashMap<(Arc<str>, &'static str), Latency> {
+        self.requests.by_route()
+    }
+
     /// Has `read` called whenever metrics are asked for. It must not block.
     pub fn watch(&self, reading: Reading, read: impl Fn() -> usize + Send + Sync + 'static) {
-        let (name, help) = reading.name_and_help();
-        self.registry.lock().register_collector(Box::new(Watched { name, help, read }));
+        self.registry.lock().register_collector(Box::new(Gauge(reading.named(), read)));
     }
 
     /// Has `read` called whenever metrics are asked for: how many workers are in each state. It must not block.
@@ -194,7 +206,39 @@ impl Metrics {
         &self,
         read: impl Fn() -> [(&'static str, usize); N] + Send + Sync + 'static,
     ) {
-        self.registry.lock().register_collector(Box::new(WatchedWorkers { read }));
+        let help = "Workers in the table, by whether they are given calls.";
+        let named = Named { name: "gearway_workers", help };
+        self.registry.lock().register_collector(Box::new(GaugeByWord(named, "state", read)));
+    }
+
+    /// Has `read` called whenever metrics are asked for: calls in flight by the workers' name. It must not block.
+    pub fn watch_calls(&self, read: impl Fn() -> Vec<(Arc<str>, usize)> + Send + Sync + 'static) {
+        let help = "Calls that workers have and have not answered yet.";
+        let named = Named { name: "gearway_worker_in_flight_calls", help };
+        self.registry.lock().register_collector(Box::new(GaugeByWorker(named, read)));
+    }
+
+    /// Has `read` called whenever metrics are asked for: what became of leases so far. It must not block.
+    pub fn watch_leases<const N: usize>(
+        &self,
+        read: impl Fn() -> [(&'static str, u64); N] + Send + Sync + 'static,
+    ) {
+        let help = "What workers did with their leases.";
+        let named = Named { name: "gearway_leases", help };
+        self.registry.lock().register_collector(Box::new(CounterByWord(named, "event", read)));
+    }
+
+    /// What may be counted is there from the start, so that its first time is an increase too.
+    fn begin_at_zero(&self) {
+        for reason in [RetryReason::NotSent, RetryReason::NotRun, RetryReason::Idempotent] {
+            drop(self.retries.get_or_create(&ReasonLabel { reason: reason.as_str() }));
+        }
+        for reason in AuthFailure::ALL {
+            drop(self.auth_failures.get_or_create(&ReasonLabel { reason: reason.as_str() }));
+        }
+        for outcome in ["succeeded", "failed"] {
+            drop(self.reloads.get_or_create(&OutcomeLabel { outcome }));
+        }
     }
 
     /// Everything, in the OpenMetrics text format, which Prometheus reads.
@@ -221,8 +265,8 @@ impl fmt::Debug for Metrics {
 }
 
 impl Reading {
-    fn name_and_help(self) -> (&'static str, &'static str) {
-        match self {
+    fn named(self) -> Named {
+        let (name, help) = match self {
             Self::InFlightRequests => {
                 ("gearway_in_flight_requests", "Requests that were admitted and not answered yet.")
             }
@@ -231,7 +275,8 @@ impl Reading {
             }
             Self::Connections => ("gearway_connections", "Open connections of clients."),
             Self::ParkedRequests => ("gearway_parked_requests", "Requests that wait for a worker."),
-        }
+        };
+        Named { name, help }
     }
 }
 
@@ -246,6 +291,9 @@ impl RetryReason {
 }
 
 impl AuthFailure {
+    const ALL: [Self; 6] =
+        [Self::Missing, Self::ApiKey, Self::AccessToken, Self::Signature, Self::Ambiguous, Self::AdminToken];
+
     fn as_str(self) -> &'static str {
         match self {
             Self::Missing => "missing",
@@ -259,7 +307,8 @@ impl AuthFailure {
 }
 
 /// A client may send any method, so those outside RFC 9110 and PATCH share one label, as OpenTelemetry says.
-fn known_method(method: &Method) -> &'static str {
+#[must_use]
+pub fn method_label(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
         Method::POST => "POST",
@@ -272,54 +321,6 @@ fn known_method(method: &Method) -> &'static str {
         Method::TRACE => "TRACE",
         _ => "_OTHER",
     }
-}
-
-struct Watched<F> {
-    name: &'static str,
-    help: &'static str,
-    read: F,
-}
-
-impl<F> fmt::Debug for Watched<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watched").field("name", &self.name).finish_non_exhaustive()
-    }
-}
-
-impl<F: Fn() -> usize + Send + Sync + 'static> Collector for Watched<F> {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let gauge = gauge((self.read)());
-        gauge.encode(encoder.encode_descriptor(self.name, self.help, None, gauge.metric_type())?)
-    }
-}
-
-struct WatchedWorkers<F> {
-    read: F,
-}
-
-impl<F> fmt::Debug for WatchedWorkers<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WatchedWorkers").finish_non_exhaustive()
-    }
-}
-
-impl<const N: usize, F> Collector for WatchedWorkers<F>
-where
-    F: Fn() -> [(&'static str, usize); N] + Send + Sync + 'static,
-{
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let help = "Workers in the table, by whether they are given calls.";
-        let metric_type = gauge(0).metric_type();
-        let mut encoder = encoder.encode_descriptor("gearway_workers", help, None, metric_type)?;
-        for (state, count) in (self.read)() {
-            gauge(count).encode(encoder.encode_family(&[("state", state)])?)?;
-        }
-        Ok(())
-    }
-}
-
-fn gauge(value: usize) -> ConstGauge<i64> {
-    ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX))
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use serde_json::Value;
 async fn dev(folder: &Path, command: &[&str]) -> (Process, std::net::SocketAddr) {
     let mut dev = gearway(&["dev", "--public-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
     dev.current_dir(folder).env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    dev.env("GEARWAY_AUTH__MASTER_KEYS", "master");
     if !command.is_empty() {
         dev.arg("--").args(command);
     }
@@ -56,6 +57,13 @@ async fn routes_requests_and_errors_are_shown_and_a_changed_file_restarts_the_wo
         })
         .await;
     assert!(line.contains("/abc/def of seed-page  gateway ") && line.contains(" ms, worker "), "{line}");
+    let by_alice = Request::get("/private").api_key("master").header("X-Gearway-User-Id", "alice");
+    assert_eq!(by_alice.send(public).await.status, 200);
+    dev.wait_for_line("who asked", |line| {
+        (line.starts_with("200 GET    /private  /private of seed-page") && line.ends_with("  as alice"))
+            .then_some(())
+    })
+    .await;
     assert_eq!(Request::get("/buy/hamlet/9").send(public).await.status, 500);
     shown(&dev, "SoldOut 10001: ").await;
     assert_eq!(Request::get("/nobody").send(public).await.status, 200);

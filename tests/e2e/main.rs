@@ -2,6 +2,8 @@
 
 mod admin;
 mod authentication;
+mod collector;
+mod commands;
 mod compose;
 mod configuration;
 mod conform;
@@ -14,6 +16,7 @@ mod drain;
 mod envelope;
 mod errors;
 mod expect;
+mod exposition;
 mod faults;
 mod http2;
 mod kills;
@@ -33,8 +36,10 @@ mod skygear_v1;
 mod slow_clients;
 mod stalls;
 mod strictness;
+mod terminal;
 mod threats;
 mod tls;
+mod traces;
 mod transports;
 mod trigger;
 mod upgrade;

@@ -2,12 +2,15 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use gearway_tests::port::ReservedPort;
 use gearway_tests::server::Server;
-use gearway_tests::{Answer, Gateway, Registration, Request, ScriptedWorker};
+use gearway_tests::{Answer, Gateway, Registration, Request, ScriptedWorker, wait};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::json;
 
+use crate::collector::Collector;
 use crate::expect::{self, serving};
+use crate::terminal;
 
 /// A worker with a token for its own names is no operator.
 #[tokio::test]
@@ -280,7 +283,7 @@ async fn small_messages_cannot_become_large() {
 /// A text in every secret place, and every place where one could show.
 #[tokio::test]
 async fn no_secret_is_seen_anywhere() {
-    const CANARIES: [&str; 9] = [
+    const CANARIES: [&str; 16] = [
         "canary-client-key",
         "canary-master-key",
         "canary-jwt-secret-0123456789-0123456789",
@@ -290,7 +293,20 @@ async fn no_secret_is_seen_anywhere() {
         "canary-wrong-key",
         "canary-wrong-token",
         "canary-proxy-password",
+        "canary-webhook-secret-new",
+        "canary-webhook-secret-old",
+        "canary-webhook-secret-of-a-file",
+        "canary-client-key-of-a-file",
+        "canary-collector-header",
+        "canary-query-of-a-webhook",
+        "canary-body-of-a-webhook",
     ];
+    let files = tempfile::tempdir().expect("a folder");
+    let file = |name: &str, text: &str| {
+        let path = files.path().join(name);
+        std::fs::write(&path, text).expect("a writable file");
+        path.to_str().expect("UTF-8").to_owned()
+    };
     let config = format!(
         r#"
         [admin]
@@ -301,17 +317,43 @@ async fn no_secret_is_seen_anywhere() {
         master_keys = ["{1}"]
         query_credentials = true
         jwt.secret = "{2}"
+        [secrets]
+        listed = ["{6}", "{7}"]
+        filed_file = "{8}"
+        [log]
+        access = true
         "#,
-        CANARIES[0], CANARIES[1], CANARIES[2], CANARIES[3], CANARIES[4], CANARIES[5],
+        CANARIES[0],
+        CANARIES[1],
+        CANARIES[2],
+        CANARIES[3],
+        CANARIES[4],
+        CANARIES[5],
+        CANARIES[9],
+        CANARIES[10],
+        file("webhook", CANARIES[11]),
     );
-    let gateway = Gateway::builder().config(&config).env("RUST_LOG", "trace").start().await;
+    let collector = Collector::start();
+    let gateway = Gateway::builder()
+        .config(&config)
+        .env("RUST_LOG", "trace")
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url())
+        .env("OTEL_EXPORTER_OTLP_HEADERS", &format!("authorization={}", CANARIES[13]))
+        .env("OTEL_BSP_SCHEDULE_DELAY", "20")
+        .start()
+        .await;
     let [client_key, master_key, jwt_secret, admin_token, registration_token, ..] = CANARIES;
     let admin = gearway_tests::Admin { address: gateway.admin_address(), token: admin_token.to_owned() };
     let worker = ScriptedWorker::start("worker");
     let registration = Registration::new("worker")
         .handler("open")
         .handler("tree/")
-        .handler_with(json!({"name": "user", "user_required": true}));
+        .handler_with(json!({"name": "user", "user_required": true}))
+        .handler_with(json!({"name": "listed", "verify": {"scheme": "github", "secret": "listed"}}))
+        .handler_with(json!({
+            "name": "filed", "verify": {"scheme": "slack", "secret": "filed"}, "delivery": {"mode": "durable"},
+        }))
+        .handler_with(json!({"name": "kept", "delivery": {"mode": "durable"}}));
     let registered = worker
         .try_register(&gateway, &registration, Some(registration_token))
         .await
@@ -342,6 +384,11 @@ async fn no_secret_is_seen_anywhere() {
         Request::new("PATCH", &format!("/open?api_key={client_key}")),
         Request::get("/open").header("Proxy-Authorization", format!("Basic {}", CANARIES[8])),
         Request::post("/open", "x").header("Host", "a b").api_key(client_key),
+        Request::post("/listed", "x").header("X-Hub-Signature-256", "sha256=00"),
+        Request::post("/filed", "x")
+            .header("X-Slack-Signature", "v0=00")
+            .header("X-Slack-Request-Timestamp", "1"),
+        Request::post(&format!("/kept?{}", CANARIES[14]), CANARIES[15]).api_key(client_key),
     ] {
         shown.push(format!("{:?}", gateway.send(request).await));
     }
@@ -366,9 +413,16 @@ async fn no_secret_is_seen_anywhere() {
     ] {
         shown.push(format!("{:?}", request.send(gateway.admin_address()).await));
     }
-    for target in
-        ["/v1/workers", "/v1/routes", "/v1/tokens", "/metrics", "/openapi.json", "/livez", "/readyz"]
-    {
+    for target in [
+        "/v1/workers",
+        "/v1/routes",
+        "/v1/tokens",
+        "/v1/deliveries",
+        "/metrics",
+        "/openapi.json",
+        "/livez",
+        "/readyz",
+    ] {
         shown.push(format!("{target} {:?}", admin.get(target).await));
     }
     for arguments in [
@@ -377,6 +431,8 @@ async fn no_secret_is_seen_anywhere() {
         &["routes"],
         &["routes", "--json"],
         &["tokens", "list"],
+        &["deliveries", "list"],
+        &["deliveries", "list", "--json"],
         &["check", "--config"],
     ] {
         let mut command = gearway_tests::gateway::gearway(arguments);
@@ -389,6 +445,15 @@ async fn no_secret_is_seen_anywhere() {
         assert_eq!(finished.code(), 0, "{finished:?}");
         shown.push(finished.output());
     }
+    // Secrets that come by file; then a file that is not there, named beside them.
+    let filed = config.replace(
+        &format!("client_keys = [\"{client_key}\"]"),
+        &format!("client_keys_file = \"{}\"", file("keys", CANARIES[12])),
+    );
+    gateway.write_config(&filed);
+    gateway.sighup();
+    gateway.wait_for_log("the reload", |line| line.contains("configuration reloaded")).await;
+    shown.push(format!("{:?}", gateway.send(Request::get("/user").api_key(CANARIES[12]).bearer(&jwt)).await));
     // A reload, of a file that is wrong next to the secrets.
     gateway.write_config(&format!("{config}\nunknown_key = \"{client_key}\""));
     gateway.sighup();
@@ -397,6 +462,11 @@ async fn no_secret_is_seen_anywhere() {
     let log = gateway.log();
     assert!(log.iter().any(|line| line.contains("\"TRACE\"")), "the log is not at its most talkative");
     shown.push(log.join("\n"));
+    assert!(log.iter().any(|line| line.contains("\"gearway::access\"")), "the access log is off");
+    let spans = collector.spans();
+    assert!(spans.len() > 10, "{} spans", spans.len());
+    shown.push(String::from_utf8_lossy(&collector.bytes()).into_owned());
+    assert!(collector.headers().contains(&("authorization".into(), CANARIES[13].into())));
     let secrets = CANARIES.into_iter().chain([worker_secret.as_str(), opaque.token.as_str(), jwt.as_str()]);
     for secret in secrets {
         for text in &shown {
@@ -406,11 +476,70 @@ async fn no_secret_is_seen_anywhere() {
     }
     // To the worker goes its own secret, and none of the others.
     for call in worker.calls() {
+        let is_kept = call.envelope["name"] == "kept";
         let seen = format!("{:?} {}", call.http, call.envelope);
         for secret in CANARIES.into_iter().chain([opaque.token.as_str(), jwt.as_str()]) {
-            assert!(!seen.contains(secret), "{secret} reached the worker: {seen}");
+            // What a webhook carries is the handler's own.
+            let is_its_own = is_kept && secret == CANARIES[14];
+            assert!(is_its_own || !seen.contains(secret), "{secret} reached the worker: {seen}");
         }
         assert_eq!(call.http.header("authorization"), Some(format!("Bearer {worker_secret}").as_str()));
+    }
+}
+
+/// The lines for people say no more than those for programs.
+#[tokio::test]
+async fn no_secret_is_seen_on_a_terminal() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (public, admin) = (ReservedPort::take(), ReservedPort::take());
+    let (master, screen) = terminal::open();
+    let mut serve = gearway_tests::gateway::gearway(&["serve"]);
+    serve.current_dir(folder.path()).env("RUST_LOG", "trace").env("GEARWAY_LOG__ACCESS", "true");
+    serve.env("GEARWAY_PUBLIC__LISTEN", public.address().to_string());
+    serve.env("GEARWAY_ADMIN__LISTEN", admin.address().to_string());
+    serve.env("GEARWAY_AUTH__CLIENT_KEYS", "canary-client-key").env("GEARWAY_SECRETS__HOOK", "canary-hook");
+    serve.env("GEARWAY_ADMIN__TOKENS", "canary-admin-token");
+    serve.env("GEARWAY_ADMIN__REGISTRATION_TOKENS", "canary-registration-token");
+    serve.stdin(std::process::Stdio::null());
+    serve.stdout(screen.try_clone().expect("a copy")).stderr(screen);
+    let mut child = serve.spawn().expect("it runs");
+    drop(serve);
+    let shown = tokio::task::spawn_blocking(move || terminal::read_to_end(master));
+    let ready =
+        async || Request::get("/readyz").try_send(admin.address()).await.ok().filter(|r| r.status == 200);
+    wait::until("it is ready", ready).await;
+
+    let registration = json!({
+        "name": "w", "url": "http://127.0.0.1:9/", "protocol": "gearway-v1", "handlers": [
+            {"name": "keyed", "key_required": true}, {"name": "hook", "verify": {"scheme": "github", "secret": "hook"}},
+        ],
+    });
+    let register = Request::post("/v1/workers", "").json(&registration).bearer("canary-registration-token");
+    let registered = register.send(admin.address()).await.expect_status(201).json();
+    let mut answers = Vec::new();
+    for request in [
+        Request::get("/keyed").api_key("canary-client-key"),
+        Request::get("/keyed").api_key("canary-wrong-key"),
+        Request::get("/keyed").api_key("canary-client-key").bearer("canary-wrong-token"),
+        Request::post("/hook", "x").header("X-Hub-Signature-256", "sha256=00"),
+    ] {
+        answers.push(format!("{:?}", request.send(public.address()).await));
+    }
+    for token in ["canary-admin-token", "canary-wrong-key"] {
+        let tokens = Request::get("/v1/tokens").bearer(token).send(admin.address()).await;
+        answers.push(format!("{tokens:?}"));
+    }
+    gearway_tests::gateway::signal_pid(child.id(), gearway_tests::process::Signal::TERM);
+    let shown = shown.await.expect("no panic");
+    assert!(child.wait().expect("an end").success(), "{shown}");
+    assert!(shown.contains("TRACE") && shown.contains("\x1b["), "not for people: {}", excerpt(&shown, 0));
+    assert!(shown.contains("/keyed") && shown.contains("drained"), "{shown}");
+    let secret = registered["secret"].as_str().expect("a secret");
+    for text in answers.iter().chain([&shown]) {
+        for secret in ["canary", secret] {
+            let place = text.find(secret);
+            assert!(place.is_none(), "{secret} in {}", excerpt(text, place.unwrap_or_default()));
+        }
     }
 }
 

@@ -1,3 +1,7 @@
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
@@ -11,6 +15,7 @@ use super::access::{Operator, Reader};
 use super::answer::{AdminError, ErrorBody};
 use super::openapi::{Forbidden, Malformed, Unauthorized, Unavailable};
 use crate::registry::{Endpoint, Rotation};
+use crate::telemetry::{Latency, method_label};
 
 /// The known routes, those without a worker too.
 #[derive(Debug, Serialize, ToSchema)]
@@ -41,6 +46,14 @@ struct RouteMethod {
     replicas: usize,
     /// Whether one of them could take a call now.
     available: bool,
+    /// Answered since the gateway started, whatever the status.
+    requests: u64,
+    /// How long half of them took at most, from the first byte to the end of the response; an estimate.
+    #[schema(example = 1.3)]
+    p50_ms: Option<f64>,
+    /// As `p50_ms`, of 99 in 100.
+    #[schema(example = 8.9)]
+    p99_ms: Option<f64>,
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -74,8 +87,9 @@ pub(super) fn methods() -> MethodRouter<AdminState> {
 pub(super) async fn list(_: Reader, State(state): State<AdminState>) -> Json<RouteList> {
     let request_timeout = state.config.load().limits.request_timeout;
     let table = state.registry.table();
+    let latencies = state.metrics.latencies();
     let mut routes: Vec<_> =
-        table.routes.iter().map(|(_, endpoint)| Route::of(endpoint, request_timeout)).collect();
+        table.routes.iter().map(|(_, endpoint)| Route::of(endpoint, request_timeout, &latencies)).collect();
     routes.sort_by(|a, b| a.path.cmp(&b.path));
     Json(RouteList { routes })
 }
@@ -104,14 +118,23 @@ pub(super) async fn forget(
     Ok(Json(Forgotten { forgotten }))
 }
 
+type Latencies = HashMap<(Arc<str>, &'static str), Latency>;
+
+/// To the microsecond: an estimate has no more digits than that.
+fn milliseconds(seconds: Option<f64>) -> Option<f64> {
+    seconds.map(|seconds| (seconds * 1e6).round() / 1e3)
+}
+
 impl Route {
-    fn of(endpoint: &Endpoint, request_timeout: std::time::Duration) -> Self {
+    fn of(endpoint: &Endpoint, request_timeout: Duration, latencies: &Latencies) -> Self {
         let mut methods: Vec<_> = endpoint
             .handlers()
             .map(|handler| {
                 let timeout = handler.timeout.map_or(request_timeout, |own| own.min(request_timeout));
                 let in_rotation =
                     handler.offers.iter().filter(|offer| offer.replica.rotation() == Rotation::In);
+                let latency = latencies.get(&(Arc::clone(&endpoint.path), method_label(&handler.method)));
+                let latency = latency.copied().unwrap_or_default();
                 RouteMethod {
                     method: handler.method.to_string(),
                     owner: handler.group.name.to_string(),
@@ -121,6 +144,9 @@ impl Route {
                     timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
                     replicas: in_rotation.count(),
                     available: handler.is_available(),
+                    requests: latency.requests(),
+                    p50_ms: milliseconds(latency.quantile(0.5)),
+                    p99_ms: milliseconds(latency.quantile(0.99)),
                 }
             })
             .collect();

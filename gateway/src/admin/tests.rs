@@ -369,6 +369,7 @@ async fn a_worker_registers_renews_and_leaves() {
         json!({"path": "/foo/", "methods": [{
             "method": "GET", "owner": "orders", "key_required": true, "user_required": false,
             "timeout_ms": 500, "replicas": 1, "available": true, "verify": [],
+            "requests": 0, "p50_ms": null, "p99_ms": null,
         }]})
     );
 

@@ -331,7 +331,9 @@ impl Routes {
         {
             let rows = story::routes(&routes);
             if rows != self.shown {
-                output::table(["METHODS", "PATH", "WORKER", "WANTS", "STATE"], rows.clone())?;
+                output::table(["METHODS", "PATH", "WORKER", "WANTS", "STATE"], rows.clone(), |row| {
+                    (row[4] != "live").then_some(output::Colour::Red)
+                })?;
                 self.shown = rows;
             }
         }

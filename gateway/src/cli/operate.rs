@@ -3,7 +3,8 @@ use serde_json::{Value, json};
 use tokio::runtime::Builder;
 
 use super::client::Client;
-use super::{AdminArgs, RoutesAction, TokensAction, WorkersAction, output};
+use super::output::{self, Colour};
+use super::{AdminArgs, RoutesAction, TokensAction, WorkersAction};
 
 pub(super) fn routes(args: &AdminArgs, action: RoutesAction) -> anyhow::Result<()> {
     match action {
@@ -13,8 +14,10 @@ pub(super) fn routes(args: &AdminArgs, action: RoutesAction) -> anyhow::Result<(
                 return output::line(&answer.to_string());
             }
             let headings =
-                ["PATH", "METHODS", "WORKER", "KEY", "USER", "TIMEOUT MS", "REPLICAS", "AVAILABLE"];
-            list("no routes are known", headings, route_rows(&answer))
+                ["PATH", "METHODS", "WORKER", "AUTH", "REPLICAS", "STATE", "REQUESTS", "P50 MS", "P99 MS"];
+            list_in_colour("no routes are known", headings, route_rows(&answer), |row| {
+                (row[5] != "live").then_some(Colour::Red)
+            })
         }
         RoutesAction::Forget { path } => {
             let answer = ask(args, Method::DELETE, &["v1", "routes"], &[("path", &path)], None)?;
@@ -61,7 +64,13 @@ pub(super) fn workers(args: &AdminArgs, action: WorkersAction) -> anyhow::Result
                 "failures",
                 "lease_left_ms",
             ];
-            list("no workers are registered", headings, rows(&answer["workers"], fields))
+            list_in_colour("no workers are registered", headings, rows(&answer["workers"], fields), |row| {
+                match row[3].as_str() {
+                    Some("ejected") => Some(Colour::Red),
+                    Some("draining") => Some(Colour::Yellow),
+                    _ => None,
+                }
+            })
         }
         WorkersAction::Drain { id } => {
             ask(args, Method::POST, &["v1", "workers", &id, "drain"], &[], None)?;
@@ -141,11 +150,21 @@ pub(super) fn list<const N: usize>(
     headings: [&str; N],
     rows: Vec<[Value; N]>,
 ) -> anyhow::Result<()> {
+    list_in_colour(nothing, headings, rows, |_| None)
+}
+
+/// As [`list`], with the rows in colour that somebody should look at.
+fn list_in_colour<const N: usize>(
+    nothing: &str,
+    headings: [&str; N],
+    rows: Vec<[Value; N]>,
+    colour: impl Fn(&[Value; N]) -> Option<Colour>,
+) -> anyhow::Result<()> {
     if rows.is_empty() {
         output::complain(nothing);
         return Ok(());
     }
-    output::table(headings, rows)
+    output::table(headings, rows, colour)
 }
 
 pub(super) fn rows<const N: usize>(items: &Value, fields: [&str; N]) -> Vec<[Value; N]> {
@@ -154,13 +173,16 @@ pub(super) fn rows<const N: usize>(items: &Value, fields: [&str; N]) -> Vec<[Val
 }
 
 /// One row for the methods of a path that differ in nothing else.
-fn route_rows(answer: &Value) -> Vec<[Value; 8]> {
+fn route_rows(answer: &Value) -> Vec<[Value; 9]> {
     let routes = answer["routes"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let fields = ["method", "owner", "key_required", "user_required", "timeout_ms", "replicas", "available"];
-    let mut table: Vec<[Value; 8]> = Vec::new();
+    let fields = ["method", "owner", "replicas", "requests", "p50_ms", "p99_ms"];
+    let mut table: Vec<[Value; 9]> = Vec::new();
     for route in routes {
-        for [method, owner, key, user, timeout, replicas, ok] in rows(&route["methods"], fields) {
-            let row = [route["path"].clone(), method, owner, key, user, timeout, replicas, ok];
+        let methods = route["methods"].as_array().map(Vec::as_slice).unwrap_or_default();
+        for (method, row) in methods.iter().zip(rows(&route["methods"], fields)) {
+            let [name, owner, replicas, requests, p50, p99] = row;
+            let (auth, state) = (auth(method).into(), state(method).into());
+            let row = [route["path"].clone(), name, owner, auth, replicas, state, requests, p50, p99];
             match table.last_mut() {
                 Some(last) if last[0] == row[0] && last[2..] == row[2..] => {
                     let methods = [&last[1], &row[1]].map(|method| method.as_str().unwrap_or_default());
@@ -171,4 +193,25 @@ fn route_rows(answer: &Value) -> Vec<[Value; 8]> {
         }
     }
     table
+}
+
+/// What callers must present.
+fn auth(method: &Value) -> String {
+    let mut wanted = Vec::new();
+    match (method["key_required"] == true, method["user_required"] == true) {
+        (_, true) => wanted.push("user"),
+        (true, false) => wanted.push("key"),
+        (false, false) => {}
+    }
+    let schemes = method["verify"].as_array().map(Vec::as_slice).unwrap_or_default();
+    wanted.extend(schemes.iter().filter_map(|verify| verify["scheme"].as_str()));
+    if wanted.is_empty() { "-".to_owned() } else { wanted.join(" ") }
+}
+
+fn state(method: &Value) -> &'static str {
+    match (method["available"] == true, method["replicas"] == 0) {
+        (true, _) => "live",
+        (false, true) => "away",
+        (false, false) => "busy",
+    }
 }

@@ -56,19 +56,26 @@ pub(super) fn paint(colour: Colour, text: &str) -> String {
     format!("\x1b[{code}m{text}\x1b[0m")
 }
 
-/// Rows of JSON values under headings.
+/// Rows of JSON values under headings, each in its colour.
 pub(super) fn table<const N: usize>(
     headings: [&str; N],
     rows: impl IntoIterator<Item = [Value; N]>,
+    colour: impl Fn(&[Value; N]) -> Option<Colour>,
 ) -> anyhow::Result<()> {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(headings);
+    let mut colours = vec![Some(Colour::Faint)];
     for row in rows {
+        colours.push(colour(&row));
         table.add_row(row.map(|value| cell(&value)));
     }
-    let text = table.to_string();
-    for row in text.lines() {
-        line(row.trim())?;
+    // No cell has a line break, so each row is one line.
+    for (row, colour) in table.to_string().lines().zip(colours) {
+        let row = row.trim();
+        match colour {
+            Some(colour) => line(&paint(colour, row))?,
+            None => line(row)?,
+        }
     }
     Ok(())
 }

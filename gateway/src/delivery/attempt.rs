@@ -28,6 +28,7 @@ use crate::error::Error;
 use crate::path::{self, CanonicalPath, Target};
 use crate::route::Found;
 use crate::store::StoreError;
+use crate::trace::Trace;
 
 /// How much of an answer is kept for people to look at.
 const ANSWER_SHOWN: usize = 16 << 10;
@@ -188,9 +189,8 @@ impl Courier {
             deadline: Instant::now() + timeout,
             delivery: Some(&context),
         };
-        let traceparent =
-            HeaderValue::from_str(&delivery.traceparent).unwrap_or(HeaderValue::from_static(""));
-        match self.dispatcher.dispatch(handler, &call, &traceparent, admission, config).await {
+        let trace = Trace::resumed(&delivery.traceparent, self.dispatcher.tracer.as_ref());
+        match self.dispatcher.dispatch(handler, &call, &trace, admission, config).await {
             Ok(response) => Outcome::Answered(Ok(response)),
             Err(Undelivered::NoReplica { lost: None } | Undelivered::Outdated) => {
                 Outcome::NotRun(Duration::ZERO)

@@ -62,7 +62,7 @@ pub(super) struct Tally {
 
 impl DeliveryMetrics {
     pub(super) fn new() -> Self {
-        Self {
+        let metrics = Self {
             accepted: Family::default(),
             attempts: Family::default(),
             sync: Histogram::new(SYNC_SECONDS),
@@ -70,7 +70,12 @@ impl DeliveryMetrics {
             oldest_pending: Gauge::default(),
             dead: Gauge::default(),
             stored_bytes: Gauge::default(),
+        };
+        // What may be counted is there from the start, so that its first time is an increase too.
+        for outcome in ["delivered", "refused", "worker_lost", "too_slow", "nonsense", "not_delivered"] {
+            drop(metrics.attempts.get_or_create(&OutcomeLabel { outcome }));
         }
+        metrics
     }
 
     pub(super) fn register(&self, registry: &mut Registry) {

@@ -9,6 +9,7 @@ use gearway_protocol::Registration;
 use tracing::{error, info, warn};
 
 use super::book::forget;
+use super::lease_events::LeaseEvent;
 use super::{Ejections, Refusal, Registry, Replica, Rotation};
 use crate::handover::{Duty, Paused};
 use crate::upstream;
@@ -88,6 +89,7 @@ impl Registry {
             for replica in &lapsed {
                 warn!(worker = replica.name(), worker_id = %replica.id, "worker's lease lapsed");
                 self.dismiss(replica);
+                self.inner.lease_events.count(LeaseEvent::Lapsed);
             }
             if !lapsed.is_empty()
                 && let Err(error) = self.remove(lapsed).await

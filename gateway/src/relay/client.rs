@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 
 use super::forwarded;
 use crate::error::Error;
+use crate::trace;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
@@ -162,58 +163,7 @@ pub(super) fn request_id(headers: &HeaderMap, peer_is_trusted: bool) -> String {
         .then(|| headers.get("x-request-id")?.to_str().ok())
         .flatten()
         .filter(|id| (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic()))
-        .map_or_else(|| str_of(&random_hex()).to_owned(), str::to_owned)
-}
-
-/// W3C trace context for the worker: the client's trace with a span of the gateway's, or a trace that begins here.
-pub(super) fn traceparent(headers: &HeaderMap, request_id: &str) -> HeaderValue {
-    let parent = headers.get("traceparent").and_then(|value| value.to_str().ok()).and_then(trace_and_flags);
-    let (random, span) = (random_hex(), random_hex());
-    let (trace, flags) = match parent {
-        Some(parent) => parent,
-        None if is_hex(request_id, 32) => (request_id, "00"),
-        None => (str_of(&random), "00"),
-    };
-    let mut text: SmallVec<[u8; 55]> = SmallVec::new();
-    for part in [b"00-", trace.as_bytes(), b"-", &span[16..], b"-", flags.as_bytes()] {
-        text.extend_from_slice(part);
-    }
-    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static(""))
-}
-
-fn trace_and_flags(value: &str) -> Option<(&str, &str)> {
-    let mut parts = value.split('-');
-    let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let valid = is_hex(version, 2)
-        && version != "ff"
-        && (version != "00" || parts.next().is_none())
-        && is_hex(trace, 32)
-        && is_hex(span, 16)
-        && is_hex(flags, 2)
-        && trace.bytes().any(|byte| byte != b'0')
-        && span.bytes().any(|byte| byte != b'0');
-    valid.then_some((trace, flags))
-}
-
-fn is_hex(text: &str, digits: usize) -> bool {
-    text.len() == digits && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-}
-
-/// 32 hexadecimal digits, not all of them zero in either half.
-fn random_hex() -> [u8; 32] {
-    let mut digits = [0; 32];
-    for half in digits.chunks_exact_mut(16) {
-        let mut number = fastrand::u64(1..);
-        for digit in half.iter_mut().rev() {
-            *digit = b"0123456789abcdef"[(number & 15) as usize];
-            number >>= 4;
-        }
-    }
-    digits
-}
-
-fn str_of(digits: &[u8; 32]) -> &str {
-    std::str::from_utf8(digits).unwrap_or_default()
+        .map_or_else(trace::random_id, str::to_owned)
 }
 
 #[cfg(test)]
@@ -278,33 +228,5 @@ mod tests {
         drop_connection_headers(&mut map);
         assert!(map.get("x-a").is_none());
         assert!(["host", "content-length", "x-b"].iter().all(|name| map.contains_key(*name)));
-    }
-
-    #[test]
-    fn a_trace_goes_on_with_a_new_span() {
-        let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
-        for (given, flags) in [
-            ("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "01"),
-            ("cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00-future", "00"),
-        ] {
-            let value = traceparent(&headers(&[("traceparent", given)]), "id");
-            let value = value.to_str().unwrap();
-            assert!(value.starts_with(&format!("00-{trace}-")) && value.ends_with(flags), "{value}");
-            assert!(!value.contains("00f067aa0ba902b7"));
-        }
-        for given in [
-            "",
-            "00-0-0-0",
-            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
-            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-        ] {
-            let mut map = HeaderMap::new();
-            map.insert("traceparent", HeaderValue::from_str(given).unwrap());
-            let request_id = "0123456789abcdef0123456789abcdef";
-            assert!(
-                traceparent(&map, request_id).to_str().unwrap().starts_with(&format!("00-{request_id}-")),
-                "{given}"
-            );
-        }
     }
 }
