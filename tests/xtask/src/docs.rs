@@ -1,4 +1,6 @@
-//! The documents: their links lead somewhere, and what is generated is up to date.
+//! The documents: their links lead somewhere, their snippets make sense, and what is generated is up to date.
+
+mod snippets;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,7 +29,7 @@ pub(crate) fn test() -> anyhow::Result<()> {
     }
     ensure!(dead.is_empty(), "links that lead nowhere:\n{}", dead.join("\n"));
     println!("{} documents, all links lead somewhere", files.len());
-    Ok(())
+    snippets::test(&files)
 }
 
 /// Writes what is generated.

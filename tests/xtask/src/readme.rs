@@ -1,8 +1,9 @@
-//! README.md, run from its own text.
+//! README.md and the documents, run from their own text.
 //!
 //! A comment before a fence says how: `<!-- file: NAME -->` keeps the block as a file of the scratch folder,
 //! `<!-- background: TEXT -->` starts its command and waits until it prints TEXT, `<!-- not run: WHY -->` leaves it alone, and
-//! `<!-- stop -->` ends what runs in the background, `<!-- stop last -->` what was started last. Other `sh` blocks are run, and must succeed; of `console` blocks each
+//! `<!-- stop -->` ends what runs in the background, `<!-- stop last -->` what was started last, and `<!-- start TEXT: COMMAND -->` starts what
+//! no block shows and waits until it prints TEXT. Other `sh` blocks are run, and must succeed; of `console` blocks each
 //! line that starts with `$ ` is run, and must print what follows it. Ports 3000 and 3001 become free ones.
 
 use std::fs;
@@ -32,10 +33,25 @@ pub(crate) fn missing() -> Option<String> {
 /// # Errors
 /// The block that does not do what it says.
 pub(crate) fn test() -> anyhow::Result<()> {
-    let text = fs::read_to_string(crate::workspace().join("README.md"))?;
+    run("README.md")?;
+    let mut documents: Vec<_> = fs::read_dir(crate::workspace().join("docs"))?
+        .map(|entry| anyhow::Ok(entry?.file_name().into_string().unwrap_or_default()))
+        .collect::<Result<_, _>>()?;
+    documents.retain(|name| name.ends_with(".md"));
+    documents.sort();
+    documents.iter().try_for_each(|name| run(&format!("docs/{name}")))
+}
+
+/// Runs what a document says.
+fn run(document: &str) -> anyhow::Result<()> {
+    let text = fs::read_to_string(crate::workspace().join(document))?;
+    let blocks = blocks(&text).with_context(|| document.to_owned())?;
+    if !blocks.iter().any(|block| matches!(block.language, "sh" | "console")) {
+        return Ok(());
+    }
     let mut scratch = Scratch::new()?;
     let (mut ran, mut left) = (0, 0);
-    for block in blocks(&text)? {
+    for block in blocks {
         let outcome = match (&block.how, block.language) {
             (How::NotRun, _) => {
                 left += 1;
@@ -43,17 +59,17 @@ pub(crate) fn test() -> anyhow::Result<()> {
             }
             (How::File(name), _) => scratch.write(name, &block.text),
             (How::Background(until), _) => scratch.start(&block.text, until),
+            (How::Start(until, command), _) => scratch.start(command, until),
             (How::Stop, _) => scratch.stop(),
             (How::StopLast, _) => scratch.stop_last(),
             (How::Run, "sh") => scratch.run(&block.text),
             (How::Run, "console") => scratch.console(&block.text),
             (How::Run, _) => continue,
         };
-        outcome.with_context(|| format!("README.md:{}", block.line))?;
+        outcome.with_context(|| format!("{document}:{}", block.line))?;
         ran += 1;
     }
-    ensure!(ran > 0, "README.md has no blocks");
-    println!("README.md: {ran} blocks did what they say, {left} are marked as not run");
+    println!("{document}: {ran} blocks did what they say, {left} are marked as not run");
     scratch.stop()
 }
 
@@ -62,20 +78,23 @@ enum How {
     Run,
     File(String),
     Background(String),
+    /// Until it prints this, and the command.
+    Start(String, String),
     NotRun,
     Stop,
     StopLast,
 }
 
 #[derive(Debug)]
-struct Block<'t> {
-    line: usize,
-    language: &'t str,
+pub(crate) struct Block<'t> {
+    pub(crate) line: usize,
+    pub(crate) language: &'t str,
     how: How,
-    text: String,
+    pub(crate) text: String,
 }
 
-fn blocks(text: &str) -> anyhow::Result<Vec<Block<'_>>> {
+/// The fenced blocks of a document, with what is said before each.
+pub(crate) fn blocks(text: &str) -> anyhow::Result<Vec<Block<'_>>> {
     let mut blocks: Vec<Block<'_>> = Vec::new();
     let mut how = How::Run;
     let mut open = false;
@@ -95,12 +114,17 @@ fn blocks(text: &str) -> anyhow::Result<Vec<Block<'_>>> {
                 Some(("file", name)) => How::File(name.to_owned()),
                 Some(("background", until)) => How::Background(until.to_owned()),
                 Some(("not run", _)) => How::NotRun,
+                Some((start, command)) if start.starts_with("start ") => {
+                    let how = How::Start(start["start ".len()..].to_owned(), command.to_owned());
+                    blocks.push(Block { line: number + 1, language: "", how, text: String::new() });
+                    How::Run
+                }
                 None if comment == "stop" || comment == "stop last" => {
                     let how = if comment == "stop" { How::Stop } else { How::StopLast };
                     blocks.push(Block { line: number + 1, language: "", how, text: String::new() });
                     How::Run
                 }
-                _ => bail!("README.md:{}: what is <!-- {comment} -->?", number + 1),
+                _ => bail!("line {}: what is <!-- {comment} -->?", number + 1),
             };
         } else if !line.trim().is_empty() {
             how = How::Run;

@@ -102,7 +102,12 @@ impl Stage {
                 if let Some(missing) = missing_component("clippy") {
                     return Ok(Outcome::Skipped(missing));
                 }
-                finish(cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+                // The gateway without what is only on by default, too.
+                let lean = ["clippy", "-p", "gearway", "--no-default-features", "--", "-D", "warnings"];
+                match finish(cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))? {
+                    Outcome::Passed => finish(cargo(&lean)),
+                    other => Ok(other),
+                }
             }
             Self::Doc => {
                 let mut command = cargo(&["doc", "--workspace", "--no-deps"]);
@@ -110,7 +115,7 @@ impl Stage {
                 finish(command)
             }
             Self::Test => {
-                if let Some(missing) = missing_curl().or_else(missing_venv) {
+                if let Some(missing) = missing_curl().or_else(missing_venv).or_else(missing_for_commands) {
                     return Ok(Outcome::Skipped(missing));
                 }
                 finish(cargo(&["test", "--workspace", "--no-fail-fast"]))
@@ -192,6 +197,13 @@ fn missing_component(component: &str) -> Option<String> {
 /// A test runs the demo's curl lines.
 fn missing_curl() -> Option<String> {
     missing_program("curl", &["--version"], "curl")
+}
+
+/// Tests have shells complete commands, and format manual pages.
+fn missing_for_commands() -> Option<String> {
+    missing_program("zsh", &["--version"], "zsh")
+        .or_else(|| missing_program("fish", &["--version"], "fish"))
+        .or_else(|| missing_program("groff", &["--version"], "groff-base"))
 }
 
 /// Environments of Python packages are made with it; Debian has it in a package of its own.
