@@ -177,7 +177,7 @@ impl Deliveries {
         };
         let request_id = delivery.request_id.clone();
         let appended = self.log.append(Arc::new(delivery), Some(admission), caller).await;
-        let (id, answer) = match (appended.map_err(|error| not_kept(&error))?, answer) {
+        let (id, answer) = match (appended.map_err(|error| not_kept(&error, &request_id))?, answer) {
             (Appended::New(id, _), Some((answer, until))) => (id, wait(answer, until, policy).await),
             (Appended::Duplicate(id), Some((_, until))) => (id, self.wait_for_first(id, until, policy).await),
             (Appended::New(id, _) | Appended::Duplicate(id), None) => (id, Ok(policy.ack.clone())),
@@ -359,13 +359,13 @@ fn error_response(error: HandlerError, request_id: &str) -> Response<Bytes> {
     response
 }
 
-fn not_kept(error: &LogError) -> Error {
+fn not_kept(error: &LogError, request_id: &str) -> Error {
     let reason = match error {
         LogError::AtMaxStored(_) => "the gateway keeps as many webhooks as it may (webhooks.max_stored)",
         LogError::Busy => "too many webhooks wait to be kept",
         LogError::Store(StoreError::Full(_)) => "the gateway's disk is full, so the webhook was not kept",
         LogError::Store(_) => "the gateway's disk fails, so the webhook was not kept",
     };
-    warn!(%error, "a webhook was not kept");
+    warn!(request_id, %error, "a webhook was not kept");
     Error::NotRun { reason: reason.into(), retry_after: RETRY_AFTER }
 }

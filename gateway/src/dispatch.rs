@@ -121,7 +121,8 @@ impl Dispatcher {
             let connection = match self.pool.checkout(replica, &config.workers).await {
                 Ok(connection) => connection,
                 Err(error) if error.is_ours() => {
-                    warn!(worker = replica.name(), %error, "no connection for a call");
+                    let request_id = call.request_id;
+                    warn!(worker = replica.name(), request_id, %error, "no connection for a call");
                     let reason = "the gateway has no room for a connection to the worker";
                     return Err(lost.unwrap_or_else(|| not_run(reason)).into());
                 }
