@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use rustix::process::{Resource, getrlimit};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::load::{Load, Outcome};
 use crate::measure::{self, BUSY, request_to};
 use crate::plot;
 use crate::procfs;
@@ -144,21 +145,24 @@ fn connections(
     most: usize,
     tell: &mut dyn FnMut(&str),
 ) -> anyhow::Result<Curve> {
-    // Each takes two descriptors in a proxy, which has the limit that this process has.
-    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let possible = usize::try_from(descriptors.saturating_sub(1_000) / 2).unwrap_or(usize::MAX);
+    // Each takes a descriptor in a proxy, and a second one while it asks. The proxy has the limit that this process has.
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let descriptors = usize::try_from(limit.saturating_sub(1_000)).unwrap_or(usize::MAX);
     let worker = Worker::start(1)?;
     let mut lines = Vec::new();
     for kind in kinds {
         let proxy = kind.start(1, &worker)?;
         let request = echo(0)?;
         let mut points = Vec::new();
-        for count in [1, 10, 100, 1_000, 10_000].map(|count| count.min(possible)) {
-            if count > most {
-                break;
-            }
+        for count in [1, 10, 100, 1_000, 10_000].into_iter().filter(|count| *count <= most) {
+            ensure!(
+                descriptors > count,
+                "{count} connections take more than the limit of {limit} descriptors"
+            );
             tell(&format!("{}, {count} connections", kind.name));
-            points.push(point(proxy.address, &proxy.pids, count, count, &request, turn)?);
+            let load = Load::open(proxy.address, count, &request)?.at_once(descriptors - count);
+            let measured = measure::measured(load, &proxy.pids, &request, turn)?;
+            points.push(point_of(count, &proxy.pids, &measured));
         }
         lines.push((kind.name.as_str(), points));
     }
@@ -220,14 +224,18 @@ fn point(
     request: &crate::load::Request,
     turn: Duration,
 ) -> anyhow::Result<Point> {
-    let (outcome, cpu) = measure::load(to, pids, request, connections, turn)?;
-    Ok(Point {
+    let measured = measure::load(to, pids, request, connections, turn)?;
+    Ok(point_of(x, pids, &measured))
+}
+
+fn point_of(x: usize, pids: &[u32], (outcome, cpu): &(Outcome, Duration)) -> Point {
+    Point {
         x: x as f64,
-        y: measure::per_request(cpu, &outcome),
-        p99_us: measure::microseconds(&outcome, 0.99),
+        y: measure::per_request(*cpu, outcome),
+        p99_us: measure::microseconds(outcome, 0.99),
         resident_mib: procfs::resident(pids) as f64 / 1024.0,
         registration_ms: None,
-    })
+    }
 }
 
 fn curve<'a>(

@@ -3,6 +3,7 @@
 mod connection;
 mod response;
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -44,6 +45,8 @@ pub(crate) struct Outcome {
 pub(crate) struct Load {
     poll: Poll,
     connections: Vec<Connection>,
+    /// How many of them ask at once during a load: those that have rested for longest.
+    at_once: usize,
     buffer: Vec<u8>,
 }
 
@@ -51,8 +54,12 @@ impl Load {
     /// Connects.
     pub(crate) fn open(to: SocketAddr, connections: usize, request: &Request) -> anyhow::Result<Self> {
         let poll = Poll::new()?;
-        let mut load =
-            Self { poll, connections: Vec::with_capacity(connections), buffer: vec![0; 256 * 1024] };
+        let mut load = Self {
+            poll,
+            connections: Vec::with_capacity(connections),
+            at_once: connections,
+            buffer: vec![0; 256 * 1024],
+        };
         for number in 0..connections {
             // Blocking, so that no burst of them overflows the listener's queue.
             let stream =
@@ -71,6 +78,11 @@ impl Load {
         Ok(load)
     }
 
+    /// Has no more than so many connections ask at once.
+    pub(crate) fn at_once(self, at_once: usize) -> Self {
+        Self { at_once: at_once.max(1), ..self }
+    }
+
     /// Loads for `length` after `warm_up`, or longer, until there were as many answers as connections. `clock` is called when the one
     /// ends and when the other does. Every answer has to be as expected.
     pub(crate) fn run(
@@ -86,15 +98,16 @@ impl Load {
         let mut last = Instant::now();
         let mut phase_ends = last + warm_up;
         let mut start = None;
-        for connection in &mut self.connections {
+        for connection in self.connections.iter_mut().take(self.at_once) {
             connection.send(last).context("a connection was closed")?;
         }
+        let mut resting: VecDeque<usize> = (self.at_once..self.connections.len()).collect();
         loop {
             self.poll_once(&mut events, phase_ends)?;
             let now = Instant::now();
             for event in &events {
-                let connection = &mut self.connections[event.token().0];
-                let answered = connection.turn(event, &mut self.buffer, expected);
+                let Token(number) = event.token();
+                let answered = self.connections[number].turn(event, &mut self.buffer, expected);
                 if let Some(sent) = answered.context("during the load")? {
                     let now = Instant::now();
                     last = now;
@@ -102,7 +115,9 @@ impl Load {
                         latency.saturating_record(u64::try_from((now - sent).as_nanos()).unwrap_or(u64::MAX));
                     }
                     requests += 1;
-                    connection.send(now).context("a connection was closed")?;
+                    resting.push_back(number);
+                    let next = resting.pop_front().unwrap_or(number);
+                    self.connections[next].send(now).context("a connection was closed")?;
                 }
             }
             if now.duration_since(last) > STUCK {

@@ -187,7 +187,16 @@ pub(crate) fn load(
     connections: usize,
     length: Duration,
 ) -> anyhow::Result<(Outcome, Duration)> {
-    let mut load = Load::open(to, connections, request)?;
+    measured(Load::open(to, connections, request)?, pids, request, length)
+}
+
+/// What comes of this load, and these processes' time for it.
+pub(crate) fn measured(
+    mut load: Load,
+    pids: &[u32],
+    request: &Request,
+    length: Duration,
+) -> anyhow::Result<(Outcome, Duration)> {
     let mut clocks = Vec::with_capacity(2);
     let outcome = load.run(request.expected, length / 5, length, || {
         clocks.push(procfs::cpu(pids)?);
