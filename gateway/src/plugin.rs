@@ -70,7 +70,7 @@ pub async fn attend_all(registry: Registry, mut configured: watch::Receiver<Vec<
         let plugins = configured.borrow_and_update().clone();
         for replica in registry.replicas() {
             let stays =
-                |plugin: &Plugin| *plugin.name == *replica.name() && plugin.url == replica.registration.url;
+                |plugin: &Plugin| *plugin.name == *replica.name() && plugin.url == replica.registration.url();
             if replica.lease.is_none() && !plugins.iter().any(stays) {
                 registry.deregister(&replica.id).await.ok();
             }

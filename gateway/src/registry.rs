@@ -9,6 +9,8 @@ mod claim;
 mod clock;
 mod group;
 mod lease_events;
+mod methods;
+mod packed;
 mod refusal;
 mod replica;
 mod table;
@@ -32,6 +34,7 @@ use self::claim::ClaimedHandler;
 pub use self::claim::{Claim, InvalidField};
 pub use self::group::{Group, NoParking};
 use self::lease_events::{LeaseEvent, LeaseEvents};
+pub use self::packed::PackedRegistration;
 pub use self::refusal::{Conflict, Refusal};
 pub use self::replica::{Replica, Rotation, Slot};
 pub use self::table::{Endpoint, Handler, Offer, Table};
@@ -454,7 +457,7 @@ impl Registry {
             alive_at: AtomicU64::new(self.inner.clock.now_ms()),
             calls: AtomicU64::new(0),
             failures: AtomicU64::new(0),
-            registration: claim.registration,
+            registration: PackedRegistration::new(claim.registration),
         }
     }
 

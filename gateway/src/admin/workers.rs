@@ -194,9 +194,9 @@ impl Worker {
         Self {
             id: replica.id.to_string(),
             name: replica.name().to_owned(),
-            url: registration.url.clone(),
-            protocol: registration.protocol.clone(),
-            version: registration.version.clone(),
+            url: registration.url().to_owned(),
+            protocol: registration.protocol().to_owned(),
+            version: registration.version().to_owned(),
             state: replica.rotation().as_str(),
             lease_left_ms: registry
                 .lease_left(replica)
@@ -206,7 +206,7 @@ impl Worker {
             calls,
             failures,
             registered_at: rfc3339(replica.registered_at),
-            handlers: registration.handlers.len(),
+            handlers: replica.handlers_len(),
         }
     }
 }

@@ -129,9 +129,9 @@ impl Registry {
             info!(
                 worker = replica.name(),
                 worker_id = %replica.id,
-                url = registration.url,
-                version = registration.version,
-                handlers = registration.handlers.len(),
+                url = registration.url(),
+                version = registration.version(),
+                handlers = replica.handlers.len(),
                 replaces = replaced.len(),
                 "worker registered"
             );
@@ -145,7 +145,7 @@ impl Registry {
         for handler in &replica.handlers {
             let shape = handler.pattern.shape();
             let endpoint = table.routes.get(&shape);
-            for method in &handler.methods {
+            for method in handler.methods.iter() {
                 let in_table =
                     endpoint.and_then(|endpoint| endpoint.handler(method)).map(|owned| &owned.group.name);
                 let owner = in_table.or_else(|| claimed.get(&(shape.clone(), method.clone())));

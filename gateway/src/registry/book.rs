@@ -48,8 +48,8 @@ impl Book {
         let listed: HashSet<_> = self.replicas.iter().flat_map(|replica| replica.routes()).collect();
         let mut changes = Vec::new();
         for replica in gone {
-            for (handler, spec) in replica.handlers.iter().zip(&replica.registration.handlers) {
-                for method in &handler.methods {
+            for (handler, spec) in replica.handlers.iter().zip(replica.registration.handlers()) {
+                for method in handler.methods.iter() {
                     if listed.contains(&(handler.pattern.shape(), method)) {
                         continue;
                     }
@@ -91,7 +91,7 @@ impl Book {
         let mut routes = RouteTable::new();
         for replica in &self.replicas {
             for (index, handler) in (0..).zip(&replica.handlers) {
-                for method in &handler.methods {
+                for method in handler.methods.iter() {
                     let offer = Offer { replica: Arc::clone(replica), handler: index };
                     owned(&mut routes, handler, method, &replica.group).offers.push(offer);
                 }
@@ -115,7 +115,7 @@ fn owned<'e>(
     let ClaimedHandler { pattern, methods, policy, timeout, verify, delivery, .. } = claimed;
     let endpoint = routes.get_or_insert_with(&pattern.shape(), || Endpoint {
         path: pattern.shared_path(),
-        handlers: SmallVec::with_capacity(methods.len()),
+        handlers: Vec::with_capacity(methods.len()),
     });
     let place = endpoint.handlers.iter().position(|handler| handler.method == *method).unwrap_or_else(|| {
         endpoint.handlers.push(Handler {
@@ -151,7 +151,7 @@ pub(super) fn worker_record(replica: &Replica) -> WorkerRecord {
     WorkerRecord {
         worker_id: replica.id.to_string(),
         secret: replica.secret.clone(),
-        registration: replica.registration.clone(),
+        registration: replica.registration.unpack(),
         registered_at: replica.registered_at,
         draining: false,
     }

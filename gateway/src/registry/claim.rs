@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use gearway_protocol::{GEARWAY_V1, HandlerSpec, Registration, SKYGEAR_V1};
 use http::Method;
-use smallvec::SmallVec;
 
+use super::methods::Methods;
 use crate::auth::Policy;
 use crate::config::Config;
 use crate::delivery;
@@ -28,7 +28,7 @@ pub(super) struct ClaimedHandler {
     /// As the worker wrote it, which is how it wants to be called.
     pub(super) name: Arc<str>,
     pub(super) pattern: Pattern,
-    pub(super) methods: SmallVec<[Method; 3]>,
+    pub(super) methods: Methods,
     pub(super) policy: Policy,
     pub(super) timeout: Option<Duration>,
     pub(super) idempotent: bool,
@@ -107,16 +107,13 @@ impl ClaimedHandler {
             let message = "must name a method; leave it out for GET, POST and PUT";
             return Err(InvalidField::new(field("methods"), message));
         }
-        let mut methods = SmallVec::new();
+        let mut methods = Methods::default();
         for (place, name) in spec.methods.iter().enumerate() {
-            let Some(method) = known_method(name) else {
+            if !methods.add(name) {
                 let message = format!(
                     "{name:?} is none of GET, POST, PUT, DELETE, PATCH, HEAD, OPTIONS (in upper case)"
                 );
                 return Err(InvalidField::new(field(&format!("methods[{place}]")), message));
-            };
-            if !methods.contains(&method) {
-                methods.push(method);
             }
         }
         let verify = spec.verify.as_ref().map(Verify::parse).transpose().map_err(|invalid| {
@@ -155,7 +152,7 @@ fn check_handlers(specs: &[HandlerSpec], dialect: Dialect) -> Result<Vec<Claimed
     let mut handlers = Vec::with_capacity(specs.len());
     for (index, spec) in specs.iter().enumerate() {
         let handler = ClaimedHandler::check(spec, index, dialect)?;
-        for method in &handler.methods {
+        for method in handler.methods.iter() {
             if let Some(other) = claimed.insert((handler.pattern.shape(), method.clone()), index) {
                 let message = format!("{method} {} is handlers[{other}]'s already", handler.pattern.path());
                 return Err(InvalidField::new(format!("handlers[{index}].name"), message));
@@ -164,18 +161,4 @@ fn check_handlers(specs: &[HandlerSpec], dialect: Dialect) -> Result<Vec<Claimed
         handlers.push(handler);
     }
     Ok(handlers)
-}
-
-/// Contract section 3.
-fn known_method(name: &str) -> Option<Method> {
-    match name {
-        "GET" => Some(Method::GET),
-        "POST" => Some(Method::POST),
-        "PUT" => Some(Method::PUT),
-        "DELETE" => Some(Method::DELETE),
-        "PATCH" => Some(Method::PATCH),
-        "HEAD" => Some(Method::HEAD),
-        "OPTIONS" => Some(Method::OPTIONS),
-        _ => None,
-    }
 }

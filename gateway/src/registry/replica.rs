@@ -3,11 +3,11 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use gearway_protocol::Registration;
 use http::{HeaderValue, Method};
 
 use super::claim::ClaimedHandler;
 use super::group::Group;
+use super::packed::PackedRegistration;
 use crate::config::Secret;
 use crate::dialect::Dialect;
 use crate::route::Shape;
@@ -23,7 +23,7 @@ pub struct Replica {
     /// What every call to it carries; [`None`] for workers that were never given a secret.
     pub authorization: Option<HeaderValue>,
     pub(super) call_head: OnceLock<CallHead>,
-    pub registration: Registration,
+    pub registration: PackedRegistration,
     pub registered_at: SystemTime,
     /// How long it may be silent; [`None`] for a configured worker, which has no lease.
     pub lease: Option<Duration>,
@@ -87,7 +87,13 @@ impl Replica {
     pub(super) fn routes(&self) -> impl Iterator<Item = (Shape, &Method)> {
         self.handlers
             .iter()
-            .flat_map(|handler| handler.methods.iter().map(|method| (handler.pattern.shape(), method)))
+            .flat_map(|handler| handler.methods.iter().map(move |method| (handler.pattern.shape(), method)))
+    }
+
+    /// How many handlers it has.
+    #[must_use]
+    pub fn handlers_len(&self) -> usize {
+        self.handlers.len()
     }
 
     /// What the calls to it have in common.
@@ -103,7 +109,7 @@ impl Replica {
 
     #[must_use]
     pub fn max_concurrency(&self) -> Option<u32> {
-        self.registration.max_concurrency
+        self.registration.max_concurrency()
     }
 
     /// Calls sent, and how many of them failed for the worker's reasons.

@@ -22,7 +22,7 @@ pub struct Table {
 pub struct Endpoint {
     /// The path as its first claimant wrote it; what metrics and logs call the route.
     pub path: Arc<str>,
-    pub(super) handlers: SmallVec<[Handler; 1]>,
+    pub(super) handlers: Vec<Handler>,
 }
 
 /// One method of a path. It belongs to one worker name, and has a replica for each worker that offers it: none when

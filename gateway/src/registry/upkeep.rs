@@ -110,7 +110,7 @@ impl Registry {
     pub fn plugin_registrations(&self) -> Vec<Registration> {
         let replicas = self.replicas();
         let plugins = replicas.iter().filter(|replica| replica.lease.is_none());
-        plugins.map(|replica| replica.registration.clone()).collect()
+        plugins.map(|replica| replica.registration.unpack()).collect()
     }
 
     async fn forget_old_routes(&self) -> Result<(), Refusal> {
