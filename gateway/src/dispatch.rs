@@ -1,6 +1,7 @@
 //! One call to one replica that takes it, within the deadline, and never a second run of what may have run. Contract
 //! section 5.
 
+mod choice;
 mod retry_budget;
 mod run_on;
 
@@ -13,6 +14,7 @@ use smallvec::SmallVec;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
+use self::choice::choose;
 pub use self::retry_budget::RetryBudget;
 use self::run_on::RunOn;
 use crate::admit::Admission;
@@ -293,30 +295,6 @@ fn write(mut buffer: Vec<u8>, call: &Call<'_>, offer: &Offer, traceparent: &Head
     length += buffer.len() - room;
     let start = head.write(Some(traceparent), length as u64, &mut buffer[..room]);
     Outgoing::new(buffer, start, rest, tail)
-}
-
-/// The less loaded of two replicas chosen at random, among those in rotation with room, and a slot on it.
-fn choose<'h>(handler: &'h Handler, declined: &[Arc<str>]) -> Option<(&'h Offer, Slot)> {
-    let mut candidates: SmallVec<[&Offer; 8]> = handler
-        .offers
-        .iter()
-        .filter(|offer| offer.replica.rotation() == Rotation::In && offer.replica.has_room())
-        .filter(|offer| !declined.contains(&offer.replica.id))
-        .collect();
-    while !candidates.is_empty() {
-        let mut place = fastrand::usize(..candidates.len());
-        if candidates.len() > 1 {
-            let other = (place + 1 + fastrand::usize(..candidates.len() - 1)) % candidates.len();
-            if candidates[other].replica.in_flight() < candidates[place].replica.in_flight() {
-                place = other;
-            }
-        }
-        let offer = candidates.swap_remove(place);
-        if let Some(slot) = offer.replica.take_slot() {
-            return Some((offer, slot));
-        }
-    }
-    None
 }
 
 fn log_failure(replica: &Replica, call: &Call<'_>, error: &Error) {
