@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::{Poll, Waker, ready};
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -156,9 +157,25 @@ async fn http1<IO: AsyncRead + AsyncWrite + Unpin>(stream: IO, serving: Serving)
         .max_buf_size(max_header)
         .serve_connection(TokioIo::new(framed), service);
     tokio::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = drain.begun() => {
+    let begun = drain.begun();
+    tokio::pin!(begun);
+    // Who is told of the end: once registered with the drain, asking again would only take its lock with every request.
+    let mut told: Option<Waker> = None;
+    let ended = std::future::poll_fn(|cx| {
+        if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+            return Poll::Ready(Some(ended));
+        }
+        let is_told = told.as_ref().is_some_and(|told| told.will_wake(cx.waker()));
+        if !is_told || drain.has_begun() {
+            told = Some(cx.waker().clone());
+            ready!(begun.as_mut().poll(cx));
+            return Poll::Ready(None);
+        }
+        Poll::Pending
+    });
+    let ended = match ended.await {
+        Some(ended) => ended,
+        None => {
             activity.close_when_idle(Instant::now() + grace);
             connection.await
         }

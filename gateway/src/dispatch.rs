@@ -99,7 +99,8 @@ impl Dispatcher {
         let mut repeats_work = false;
         // Replicas that cannot be reached do not count: each is out of the choice at once, so they come to an end by themselves.
         while sent < MAX_TRIES {
-            if Instant::now() >= call.deadline {
+            let now = Instant::now();
+            if now >= call.deadline {
                 return Err(lost.unwrap_or_else(|| not_run("no worker took the call in time")).into());
             }
             let Some((offer, slot)) = choose(handler, &declined) else {
@@ -120,7 +121,7 @@ impl Dispatcher {
             let replica = &offer.replica;
             let span = trace.begin_call(offer, tries);
             tries += 1;
-            let connection = match self.pool.checkout(replica, &config.workers).await {
+            let connection = match self.pool.checkout(replica, &config.workers, now).await {
                 Ok(connection) => connection,
                 Err(error) if error.is_ours() => {
                     let request_id = call.request_id;
@@ -212,9 +213,16 @@ impl Dispatcher {
             replica.count_call();
             let started = Instant::now();
             let mut input = this.pool.buffers.reply();
-            let exchange = connection.exchange(&mut outgoing, &mut input, max_reply, respond::opens_body);
-            let outcome = tokio::time::timeout_at(deadline.into(), exchange).await;
-            this.metrics.observe_call(&replica.group.name, started.elapsed());
+            let exchange = connection.exchange_until(
+                deadline,
+                &mut outgoing,
+                &mut input,
+                max_reply,
+                respond::opens_body,
+            );
+            let outcome = exchange.await;
+            let ended = Instant::now();
+            this.metrics.observe_call(&replica.group.name, ended - started);
             this.pool.buffers.put_call(outgoing.into_buffer());
             end(span, call_end(&outcome));
             match &outcome {
@@ -223,7 +231,7 @@ impl Dispatcher {
                         this.registry.heard_from(replica);
                     }
                     this.pool.buffers.put_reply(input);
-                    this.pool.checkin(replica, connection);
+                    this.pool.checkin(replica, connection, ended);
                 }
                 Ok(Exchange::NotWritten) => {}
                 Ok(Exchange::Lost(_) | Exchange::TooLarge | Exchange::Nonsense(_)) | Err(_) => {

@@ -34,10 +34,22 @@ pub(crate) fn plain_prefix(bytes: &[u8]) -> usize {
             return place * 8 + found.trailing_zeros() as usize / 8;
         }
     }
-    let start = bytes.len() - rest.len();
-    rest.iter()
-        .position(|&byte| byte < b' ' || byte == b'"' || byte == b'\\')
-        .map_or(bytes.len(), |place| start + place)
+    if rest.is_empty() {
+        return bytes.len();
+    }
+    // The rest as a word too: along with what comes before it and is plain, or with spaces behind it.
+    let (start, word) = match bytes.last_chunk::<8>() {
+        Some(word) => (bytes.len() - 8, *word),
+        None => {
+            let mut word = [b' '; 8];
+            rest.iter().zip(&mut word).for_each(|(byte, place)| *place = *byte);
+            (0, word)
+        }
+    };
+    match needing_escape(u64::from_le_bytes(word)) {
+        0 => bytes.len(),
+        found => start + found.trailing_zeros() as usize / 8,
+    }
 }
 
 /// The highest bit of each byte that JSON wants escaped, as far as the lowest such byte: a borrow can mark bytes above it.

@@ -22,6 +22,7 @@ pub mod webhook;
 
 pub mod access_log;
 pub mod admin;
+mod alarm;
 pub mod config;
 pub mod data_dir;
 pub mod delivery;

@@ -121,7 +121,7 @@ struct Trail<'r> {
     user: Option<Arc<str>>,
     trace: Option<Trace>,
     remote_addr: IpAddr,
-    /// How long workers had the request, over all attempts.
+    /// How long workers had the request, over all attempts, if the log wants to know.
     worker_time: Option<Duration>,
     error: Option<String>,
     /// The kind of that error, for spans.
@@ -219,7 +219,7 @@ impl Relay {
                 Ok(response) => return Ok(response),
                 Err(Undelivered::NoReplica { lost: now }) => {
                     lost = now.or(lost);
-                    self.park(inbound, &asked, progress, config).await.err()
+                    Box::pin(self.park(inbound, &asked, progress, config)).await.err()
                 }
                 Err(Undelivered::Outdated) => None,
                 Err(Undelivered::Failed(error)) => Some(error),
@@ -283,7 +283,8 @@ impl Relay {
         if let Some(policy) = &handler.delivery {
             let route = RouteName { path: Arc::clone(&endpoint.path), method: method.clone() };
             let delivery = asked.delivery(inbound, route, policy, &permit, verification, body);
-            return Ok(self.shared.deliveries.accept(policy, delivery, admission, inbound.arrived).await?);
+            let accepted = self.shared.deliveries.accept(policy, delivery, admission, inbound.arrived);
+            return Ok(Box::pin(accepted).await?);
         }
         let call = Call {
             method,
@@ -301,9 +302,11 @@ impl Relay {
             deadline: inbound.deadline(handler, config),
             delivery: None,
         };
-        let handed_over = Instant::now();
+        let handed_over = access_log::is_read(config.log.access).then(Instant::now);
         let answered = self.dispatcher.dispatch(handler, &call, &asked.trace, &admission, config).await;
-        *progress.trail.worker_time.get_or_insert_default() += handed_over.elapsed();
+        if let Some(handed_over) = handed_over {
+            *progress.trail.worker_time.get_or_insert_default() += handed_over.elapsed();
+        }
         answered
     }
 
@@ -461,6 +464,9 @@ fn verify(
     body: &Bytes,
     config: &Config,
 ) -> Result<Option<Outcome>, Error> {
+    if handler.verify.is_empty() {
+        return Ok(None);
+    }
     let Parts { method, headers, uri, .. } = &inbound.head;
     let request = WebhookRequest { method, headers, raw_path: uri.path(), raw_query: uri.query(), body };
     webhook::check(&handler.verify, &request, config, SystemTime::now()).map_err(|refused| match refused {

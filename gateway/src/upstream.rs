@@ -17,7 +17,7 @@ mod stream;
 pub use self::address::{AddressError, WorkerUrl, resolve};
 pub use self::buffers::Buffers;
 pub use self::call_head::CallHead;
-pub use self::connection::{Connection, Exchange};
+pub use self::connection::{Connection, Exchange, TooLate};
 pub use self::outgoing::Outgoing;
 pub use self::pool::Pool;
 pub use self::reply::{Answer, OpensBody, ReplyError, ReplyReader};

@@ -52,7 +52,8 @@ pub(super) fn host(head: &Parts) -> Result<&str, Error> {
     let host = host
         .map(|host| {
             let host = host.to_str().ok().filter(|host| {
-                host.parse::<Authority>().is_ok_and(|authority| !authority.as_str().contains('@'))
+                is_plain(host)
+                    || host.parse::<Authority>().is_ok_and(|authority| !authority.as_str().contains('@'))
             });
             host.ok_or_else(|| Error::bad_request("the Host header is not a host and port"))
         })
@@ -73,6 +74,15 @@ pub(super) fn host(head: &Parts) -> Result<&str, Error> {
         // RFC 9112 section 3.2.2: the authority of an absolute target counts, not the header.
         (Some(host), authority, _) => Ok(authority.map_or(host, Authority::as_str)),
     }
+}
+
+/// Whether it is an authority of the plainest kind, as most are: letters, digits, dots and hyphens, and perhaps a port.
+fn is_plain(host: &str) -> bool {
+    let (name, port) = host.split_once(':').unwrap_or((host, "0"));
+    !name.is_empty()
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-'))
+        && (1..=5).contains(&port.len())
+        && port.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Whether nothing may be served behind this request. Strict parsers refuse such a head and with it all that follows, or read
@@ -213,6 +223,16 @@ mod tests {
         }
         let headers = headers(&[("forwarded", "for=\"[2001:db8::1]:99\"")]);
         assert_eq!(address(peer, &headers, &trusted).unwrap().to_string(), "2001:db8::1");
+    }
+
+    #[test]
+    fn plain_hosts_are_authorities() {
+        for host in ["a", "api.example.com", "10.0.0.1:8080", "-:1", "...", "a:65536"] {
+            assert!(is_plain(host) && host.parse::<Authority>().is_ok(), "{host}");
+        }
+        for host in ["", ":80", "a:", "a:+1", "a:1:2", "a:123456", "a@b", "[::1]", "a b", "é", "a/"] {
+            assert!(!is_plain(host), "{host}");
+        }
     }
 
     #[test]

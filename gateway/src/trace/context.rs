@@ -1,5 +1,4 @@
 use http::{HeaderMap, HeaderValue};
-use smallvec::SmallVec;
 
 /// The lowest bit of a `traceparent`'s flags: whoever sent it records the trace.
 const SAMPLED: u8 = 1;
@@ -51,15 +50,17 @@ pub(super) fn parent(headers: &HeaderMap) -> Option<Context> {
 /// The client's trace with a new span, or a trace that begins here, under the request's id where that could be a trace's.
 pub(super) fn continued(headers: &HeaderMap, request_id: &str) -> HeaderValue {
     let parent = headers.get("traceparent").and_then(|value| value.to_str().ok()).and_then(parts);
-    let (random, span) = (random_hex(), random_hex());
-    let (trace, flags) = match parent {
-        Some(Parent { trace, flags, .. }) => (trace, flags),
-        None if is_hex(request_id, 32) && is_not_zero(request_id) => (request_id, "00"),
-        None => (str_of(&random), "00"),
-    };
-    let mut text: SmallVec<[u8; 55]> = SmallVec::new();
-    for part in [b"00-", trace.as_bytes(), b"-", &span[16..], b"-", flags.as_bytes()] {
-        text.extend_from_slice(part);
+    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+    text[36..52].copy_from_slice(&random_half());
+    match parent {
+        Some(Parent { trace, flags, .. }) => {
+            text[3..35].copy_from_slice(trace.as_bytes());
+            text[53..].copy_from_slice(flags.as_bytes());
+        }
+        None if is_hex(request_id, 32) && is_not_zero(request_id) => {
+            text[3..35].copy_from_slice(request_id.as_bytes());
+        }
+        None => text[3..35].copy_from_slice(&random_hex()),
     }
     HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static(""))
 }
@@ -99,12 +100,17 @@ pub(crate) fn random_id() -> String {
 /// 32 hexadecimal digits, not all of them zero in either half.
 fn random_hex() -> [u8; 32] {
     let mut digits = [0; 32];
-    for half in digits.chunks_exact_mut(16) {
-        let mut number = random_span();
-        for digit in half.iter_mut().rev() {
-            *digit = b"0123456789abcdef"[(number & 15) as usize];
-            number >>= 4;
-        }
+    for half in digits.as_chunks_mut().0 {
+        *half = random_half();
+    }
+    digits
+}
+
+/// 16 hexadecimal digits, not all of them zero.
+fn random_half() -> [u8; 16] {
+    let mut digits = [0; 16];
+    for (two, byte) in digits.as_chunks_mut::<2>().0.iter_mut().zip(random_span().to_be_bytes()) {
+        *two = [byte >> 4, byte & 15].map(|digit| digit + if digit < 10 { b'0' } else { b'a' - 10 });
     }
     digits
 }
@@ -124,6 +130,17 @@ mod tests {
             http::HeaderName::from_static("traceparent"),
             HeaderValue::from_str(traceparent).unwrap(),
         )])
+    }
+
+    #[test]
+    fn spans_are_sixteen_digits_and_no_two_are_the_same() {
+        let spans: Vec<_> = (0..100)
+            .map(|_| continued(&HeaderMap::new(), "id").to_str().unwrap()[36..52].to_owned())
+            .collect();
+        assert!(spans.iter().all(|span| is_hex(span, 16)), "{spans:?}");
+        let digits: std::collections::BTreeSet<char> = spans.concat().chars().collect();
+        assert_eq!(digits.len(), 16);
+        assert_eq!(std::collections::BTreeSet::from_iter(&spans).len(), spans.len());
     }
 
     #[test]

@@ -2,6 +2,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use bytes::BytesMut;
 use tokio::io::AsyncWrite;
@@ -12,6 +13,7 @@ use super::buffers::MAX_KEPT_BYTES;
 use super::outgoing::Outgoing;
 use super::reply::{Answer, OpensBody, ReplyError, ReplyReader};
 use super::stream::Stream;
+use crate::alarm::Alarm;
 use crate::config::Workers;
 
 /// The first room for a reply: enough for most.
@@ -23,6 +25,8 @@ pub struct Connection {
     stream: Stream,
     /// How the worker's certificate was checked.
     tls: Option<Arc<ClientConfig>>,
+    /// Rings when the call on it is over its deadline. The next call's is later, mostly, so that the timer can stay where it is.
+    alarm: Alarm,
     /// Whether it may carry another call: the last one was answered whole, and left nothing behind.
     is_reusable: bool,
 }
@@ -41,6 +45,10 @@ pub enum Exchange {
     Nonsense(&'static str),
 }
 
+/// The deadline has passed.
+#[derive(Debug)]
+pub struct TooLate;
+
 /// One call and its reply on a connection.
 struct Exchanging<'a> {
     stream: &'a mut Stream,
@@ -55,7 +63,7 @@ struct Exchanging<'a> {
 
 impl Connection {
     pub(super) fn new(stream: Stream, tls: Option<Arc<ClientConfig>>) -> Self {
-        Self { stream, tls, is_reusable: true }
+        Self { stream, tls, alarm: Alarm::default(), is_reusable: true }
     }
 
     #[must_use]
@@ -76,6 +84,31 @@ impl Connection {
             (Some(then), Some(now)) => Arc::ptr_eq(then, &now.client),
             (Some(_), None) => false,
         }
+    }
+
+    /// As [`exchange`](Self::exchange), until the deadline.
+    ///
+    /// # Errors
+    /// When that has passed.
+    pub async fn exchange_until(
+        &mut self,
+        deadline: Instant,
+        call: &mut Outgoing,
+        input: &mut BytesMut,
+        max_reply: u64,
+        opens_body: OpensBody,
+    ) -> Result<Exchange, TooLate> {
+        let mut alarm = std::mem::take(&mut self.alarm);
+        let ended = {
+            let mut exchange = std::pin::pin!(self.exchange(call, input, max_reply, opens_body));
+            let ended = std::future::poll_fn(|cx| match exchange.as_mut().poll(cx) {
+                Poll::Ready(ended) => Poll::Ready(Ok(ended)),
+                Poll::Pending => alarm.poll_until(cx, deadline.into()).map(|()| Err(TooLate)),
+            });
+            ended.await
+        };
+        self.alarm = alarm;
+        ended
     }
 
     /// Sends one call, head and body, and reads its whole reply into `input`, of `max_reply` bytes at most. `input` keeps no

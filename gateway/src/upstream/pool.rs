@@ -39,29 +39,35 @@ impl Pool {
     ///
     /// # Errors
     /// When there is no idle one and the replica cannot be connected to.
-    pub async fn checkout(&self, replica: &Replica, workers: &Workers) -> Result<Connection, ConnectError> {
-        while let Some(mut connection) = self.pop(replica) {
+    pub async fn checkout(
+        &self,
+        replica: &Replica,
+        workers: &Workers,
+        now: Instant,
+    ) -> Result<Connection, ConnectError> {
+        while let Some(mut connection) = self.pop(replica, now) {
             // A worker that died or stopped while the connection was idle has closed it, and a call that is written into it now
             // could not be told from one that was lost on the way.
             if connection.is_trusted(workers) && connection.is_untouched() {
                 return Ok(connection);
             }
         }
-        super::connect(&replica.url, workers).await
+        // In a box, so that calls that find a connection do not keep room for this.
+        Box::pin(super::connect(&replica.url, workers)).await
     }
 
-    fn pop(&self, replica: &Replica) -> Option<Connection> {
+    fn pop(&self, replica: &Replica, now: Instant) -> Option<Connection> {
         let mut pool = self.idle.lock();
         let idle = pool.get_mut(&replica.id)?.pop()?;
-        (idle.since.elapsed() < idle.retire_after).then_some(idle.connection)
+        (now.saturating_duration_since(idle.since) < idle.retire_after).then_some(idle.connection)
     }
 
     /// Keeps a connection for the next call, unless it cannot take one or its replica is gone.
-    pub fn checkin(&self, replica: &Replica, connection: Connection) {
+    pub fn checkin(&self, replica: &Replica, connection: Connection, now: Instant) {
         if !connection.is_reusable() || replica.rotation() == Rotation::Left {
             return;
         }
-        let idle = Idle { connection, since: Instant::now(), retire_after: retire_after(replica.dialect) };
+        let idle = Idle { connection, since: now, retire_after: retire_after(replica.dialect) };
         let mut pool = self.idle.lock();
         match pool.get_mut(&replica.id) {
             Some(connections) => connections.push(idle),

@@ -3,6 +3,8 @@
 //! A reply passes only if it has one reading: what two clients could take for two different bodies, or for more than one
 //! reply, is nonsense. Nothing here reads a socket.
 
+use std::sync::LazyLock;
+
 use bytes::{Buf, Bytes, BytesMut};
 use gearway_protocol::BodyError;
 use http::StatusCode;
@@ -281,6 +283,8 @@ fn whole_answer(head: &ReplyHead, input: &mut BytesMut) -> Answer {
     Answer { status, head: body.split_to(head.len), body, large_body: None }
 }
 
+static HEAD_END: LazyLock<memmem::Finder<'static>> = LazyLock::new(|| memmem::Finder::new(b"\r\n\r\n"));
+
 /// The length of the head, its empty line included, once it is whole.
 fn head_len(input: &[u8], searched: &mut usize) -> Result<Option<usize>, ReplyError> {
     const START: &[u8] = b"HTTP/1.";
@@ -289,7 +293,7 @@ fn head_len(input: &[u8], searched: &mut usize) -> Result<Option<usize>, ReplyEr
     if input[..begun] != START[..begun] {
         return Err(ReplyError::Nonsense("it is not HTTP/1"));
     }
-    let found = memmem::find(&input[*searched..], b"\r\n\r\n").map(|place| *searched + place + 4);
+    let found = HEAD_END.find(&input[*searched..]).map(|place| *searched + place + 4);
     *searched = input.len().saturating_sub(3);
     if found.unwrap_or(input.len()) > MAX_HEAD {
         return Err(ReplyError::Nonsense("its head is too large"));
