@@ -34,6 +34,7 @@ use self::claim::ClaimedHandler;
 pub use self::claim::{Claim, InvalidField};
 pub use self::group::{Group, NoParking};
 use self::lease_events::{LeaseEvent, LeaseEvents};
+use self::methods::Methods;
 pub use self::packed::PackedRegistration;
 pub use self::refusal::{Conflict, Refusal};
 pub use self::replica::{Replica, Rotation, Slot};
@@ -135,13 +136,14 @@ impl Registry {
 
     fn restore_route(&self, book: &mut Book, record: RouteRecord) {
         let dialect = Dialect::from_protocol(&record.protocol).unwrap_or(Dialect::GearwayV1);
-        let parsed = ClaimedHandler::check(&record.handler, 0, dialect).ok().zip(record.method.parse().ok());
+        let parsed =
+            ClaimedHandler::check(&record.handler, 0, dialect).ok().zip(Methods::known(&record.method));
         let Some((handler, method)) = parsed else {
             warn!(name = record.handler.name, "a kept route cannot be used any more");
             return;
         };
         let group = self.group(&record.owner);
-        let key = (handler.pattern.shape(), method);
+        let key = (handler.pattern.shape(), method.clone());
         let route = Remembered { group, dialect, spec: record.handler, handler, lost_at: record.lost_at };
         book.remembered.insert(key, route);
     }

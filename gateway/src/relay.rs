@@ -252,7 +252,7 @@ impl Relay {
         };
         progress.trail.route = Some(Arc::clone(&endpoint.path));
         if *method == Method::OPTIONS && endpoint.handler(method).is_none() {
-            let methods = endpoint.handlers().map(|handler| &handler.method);
+            let methods = endpoint.handlers().map(|handler| handler.method);
             if let Some(response) = config.public.cors.preflight(headers, methods) {
                 return Ok(response);
             }

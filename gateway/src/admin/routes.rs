@@ -133,7 +133,7 @@ impl Route {
                 let timeout = handler.timeout.map_or(request_timeout, |own| own.min(request_timeout));
                 let in_rotation =
                     handler.offers.iter().filter(|offer| offer.replica.rotation() == Rotation::In);
-                let latency = latencies.get(&(Arc::clone(&endpoint.path), method_label(&handler.method)));
+                let latency = latencies.get(&(Arc::clone(&endpoint.path), method_label(handler.method)));
                 let latency = latency.copied().unwrap_or_default();
                 RouteMethod {
                     method: handler.method.to_string(),

@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 
 use super::claim::ClaimedHandler;
 use super::group::Group;
+use super::methods::Methods;
 use super::replica::Replica;
 use super::table::{Endpoint, Handler, Offer, Table};
 use crate::dialect::Dialect;
@@ -98,6 +99,7 @@ impl Book {
             }
         }
         for ((_, method), route) in &self.remembered {
+            let Some(method) = Methods::known(method.as_str()) else { continue };
             owned(&mut routes, &route.handler, method, &route.group).lost_at = Some(route.lost_at);
         }
         routes.shrink_to_fit();
@@ -109,7 +111,7 @@ impl Book {
 fn owned<'e>(
     routes: &'e mut RouteTable<Endpoint>,
     claimed: &ClaimedHandler,
-    method: &Method,
+    method: &'static Method,
     group: &Arc<Group>,
 ) -> &'e mut Handler {
     let ClaimedHandler { pattern, methods, policy, timeout, verify, delivery, .. } = claimed;
@@ -117,19 +119,20 @@ fn owned<'e>(
         path: pattern.shared_path(),
         handlers: Vec::with_capacity(methods.len()),
     });
-    let place = endpoint.handlers.iter().position(|handler| handler.method == *method).unwrap_or_else(|| {
-        endpoint.handlers.push(Handler {
-            method: method.clone(),
-            policy: *policy,
-            timeout: *timeout,
-            verify: SmallVec::new(),
-            delivery: None,
-            group: Arc::clone(group),
-            offers: SmallVec::new(),
-            lost_at: None,
+    let place =
+        endpoint.handlers.iter().position(|handler| *handler.method == *method).unwrap_or_else(|| {
+            endpoint.handlers.push(Handler {
+                method,
+                policy: *policy,
+                timeout: *timeout,
+                verify: SmallVec::new(),
+                delivery: None,
+                group: Arc::clone(group),
+                offers: SmallVec::new(),
+                lost_at: None,
+            });
+            endpoint.handlers.len() - 1
         });
-        endpoint.handlers.len() - 1
-    });
     let handler = &mut endpoint.handlers[place];
     handler.policy.key_required |= policy.key_required;
     handler.policy.user_required |= policy.user_required;

@@ -25,8 +25,7 @@ pub struct Claim {
 
 #[derive(Debug, Clone)]
 pub(super) struct ClaimedHandler {
-    /// As the worker wrote it, which is how it wants to be called.
-    pub(super) name: Arc<str>,
+    name: Name,
     pub(super) pattern: Pattern,
     pub(super) methods: Methods,
     pub(super) policy: Policy,
@@ -94,7 +93,37 @@ impl Claim {
     }
 }
 
+/// How a worker wrote a handler's name. Most names are the path, or nearly, and need no text of their own.
+#[derive(Debug, Clone)]
+enum Name {
+    Path,
+    PathWithoutSlash,
+    Other(Arc<str>),
+}
+
+impl Name {
+    fn of(name: &str, pattern: &Pattern) -> Self {
+        let path = pattern.path();
+        if name == path {
+            Self::Path
+        } else if path.strip_prefix('/') == Some(name) {
+            Self::PathWithoutSlash
+        } else {
+            Self::Other(name.into())
+        }
+    }
+}
+
 impl ClaimedHandler {
+    /// As the worker wrote it, which is how it wants to be called.
+    pub(super) fn name(&self) -> &str {
+        match &self.name {
+            Name::Path => self.pattern.path(),
+            Name::PathWithoutSlash => &self.pattern.path()[1..],
+            Name::Other(name) => name,
+        }
+    }
+
     pub(super) fn check(spec: &HandlerSpec, index: usize, dialect: Dialect) -> Result<Self, InvalidField> {
         let field = |name: &str| format!("handlers[{index}].{name}");
         let braces = match dialect {
@@ -127,7 +156,7 @@ impl ClaimedHandler {
             return Err(InvalidField::new(field("timeout_ms"), "must be at least 1"));
         }
         Ok(Self {
-            name: spec.name.as_str().into(),
+            name: Name::of(&spec.name, &pattern),
             pattern,
             methods,
             policy: Policy { key_required: spec.key_required, user_required: spec.user_required },
@@ -161,4 +190,18 @@ fn check_handlers(specs: &[HandlerSpec], dialect: Dialect) -> Result<Vec<Claimed
         handlers.push(handler);
     }
     Ok(handlers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handler_is_called_what_its_worker_called_it() {
+        for name in ["foo", "/foo", "foo:bar", "/foo/", "/", "foo/{id}", "a", "caffè:"] {
+            let spec: HandlerSpec = serde_json::from_value(serde_json::json!({ "name": name })).unwrap();
+            let handler = ClaimedHandler::check(&spec, 0, Dialect::GearwayV1).unwrap();
+            assert_eq!(handler.name(), name);
+        }
+    }
 }

@@ -10,6 +10,11 @@ static ALL: [Method; 7] =
 pub(super) struct Methods(u8);
 
 impl Methods {
+    /// The method of this name, if the contract has it.
+    pub(super) fn known(name: &str) -> Option<&'static Method> {
+        ALL.iter().find(|method| method.as_str() == name)
+    }
+
     /// Whether the contract has the method, which is in the set then.
     #[must_use]
     pub(super) fn add(&mut self, name: &str) -> bool {

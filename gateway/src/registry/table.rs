@@ -29,7 +29,7 @@ pub struct Endpoint {
 /// the route is only remembered.
 #[derive(Debug)]
 pub struct Handler {
-    pub method: Method,
+    pub method: &'static Method,
     /// The strictest that a replica asks for.
     pub policy: Policy,
     /// The shortest that a replica asks for.
@@ -55,7 +55,7 @@ pub struct Offer {
 impl Endpoint {
     #[must_use]
     pub fn handler(&self, method: &Method) -> Option<&Handler> {
-        self.handlers.iter().find(|handler| handler.method == *method)
+        self.handlers.iter().find(|handler| *handler.method == *method)
     }
 
     pub fn handlers(&self) -> impl Iterator<Item = &Handler> {
@@ -81,7 +81,7 @@ impl Offer {
     /// The handler's name as this replica registered it.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.replica.handlers[self.handler as usize].name
+        self.replica.handlers[self.handler as usize].name()
     }
 
     /// The names of the pattern's `{param}`s, in order.
