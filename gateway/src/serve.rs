@@ -175,6 +175,7 @@ impl<'a> Gateway<'a> {
             let end = tokio::select! {
                 end = running.obey(&mut signals) => end,
                 error = deliveries.failure() => End::Failed(error),
+                error = store.failure() => End::Failed(error),
             };
             running.state.readiness.set(Phase::Draining);
             info!("draining");
@@ -225,7 +226,7 @@ impl<'a> Gateway<'a> {
         info!("drained");
         match failure {
             Some(error) => Err(error)
-                .context("webhooks cannot be kept any more; start the gateway again when the disk is well"),
+                .context("nothing can be kept any more; start the gateway again when the disk is well"),
             None => Ok(()),
         }
     }
@@ -378,7 +379,7 @@ struct Running<'a> {
 enum End {
     Stop,
     HandedOver,
-    /// The log of deliveries can promise nothing more.
+    /// The log of deliveries or the store can promise nothing more.
     Failed(StoreError),
 }
 

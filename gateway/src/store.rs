@@ -146,6 +146,18 @@ pub enum StoreError {
     ShutDown,
 }
 
+impl StoreError {
+    /// Whether nothing may be promised any more: what was written may not be what will be read.
+    pub(crate) fn is_final(&self) -> bool {
+        match self {
+            Self::Disk { .. } | Self::Damaged { .. } => true,
+            Self::Newer { .. } | Self::Full(_) | Self::Gone(_) | Self::Failed { .. } | Self::ShutDown => {
+                false
+            }
+        }
+    }
+}
+
 impl Store {
     /// Opens `gearway.db` in `dir`, making or upgrading it as needed. The lock on `dir` is kept until the writer ends.
     pub fn open(dir: &DataDir) -> Result<(Self, Recovered), StoreError> {
@@ -155,14 +167,18 @@ impl Store {
 
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (ending, ended) = watch::channel(());
+        let (failing, failed) = watch::channel(None);
         let transactions = Arc::new(AtomicU64::new(0));
-        let writer = Writer::new(database, queue, transactions.clone(), dir.clone(), ending);
+        let writer = Writer::new(database, queue, transactions.clone(), dir.clone(), failing, ending);
         let thread =
             thread::Builder::new().name("store".into()).spawn(move || writer.run()).map_err(|error| {
                 StoreError::Failed { file, reason: format!("cannot start its writer: {error}") }
             })?;
         Ok((
-            Self { jobs, writer: Arc::new(WriterHandle { thread: Some(thread), transactions, ended }) },
+            Self {
+                jobs,
+                writer: Arc::new(WriterHandle { thread: Some(thread), transactions, failed, ended }),
+            },
             recovered,
         ))
     }
@@ -172,8 +188,8 @@ impl Store {
     /// each other, so a call that must come after another awaits it. One that was polled and then dropped may still
     /// take effect.
     ///
-    /// After an error nothing of the call is seen by this process; only a crash right after [`StoreError::Disk`]
-    /// can leave it on disk nevertheless, when the write had arrived and the sync had not. Later calls may succeed.
+    /// After an error nothing of the call is seen by this process. [`StoreError::Disk`] is the end of the store, see
+    /// [`failure`](Self::failure), and what such a call wrote may be there at the next start; after others, later calls may succeed.
     pub async fn commit(&self, changes: Vec<Change>) -> Result<(), StoreError> {
         let (answer, answered) = oneshot::channel();
         // Tokio's budget could make this call yield before it has its place in the queue, and so lose its turn.
@@ -190,6 +206,16 @@ impl Store {
         drop(self.jobs.send(Job::ShutDown).await);
         let mut ended = self.writer.ended.clone();
         while ended.changed().await.is_ok() {}
+    }
+
+    /// Returns when the disk has failed, so that nothing can be promised any more, with the reason.
+    pub async fn failure(&self) -> StoreError {
+        let mut failed = self.writer.failed.clone();
+        match failed.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(error)) => error.clone(),
+            // A writer that has ended has not failed.
+            Ok(None) | Err(_) => std::future::pending().await,
+        }
     }
 
     /// How many transactions were committed since the store was opened.
@@ -242,6 +268,7 @@ impl Paused for Closed {
 struct WriterHandle {
     thread: Option<JoinHandle<()>>,
     transactions: Arc<AtomicU64>,
+    failed: watch::Receiver<Option<StoreError>>,
     ended: watch::Receiver<()>,
 }
 

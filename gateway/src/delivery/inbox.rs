@@ -42,14 +42,16 @@ pub(super) struct Content {
 }
 
 impl Inbox {
-    pub(super) fn put(&self, arrival: Arrival) {
+    pub(super) fn put(&self, arrivals: impl Iterator<Item = Arrival>) {
         let was_empty = {
             let mut content = self.content.lock();
             let was_empty = content.arrivals.is_empty() && content.routes.is_empty();
-            if content.arrivals.len() < ROOM {
-                content.arrivals.push(arrival);
-            } else {
-                content.routes.insert(arrival.route);
+            for arrival in arrivals {
+                if content.arrivals.len() < ROOM {
+                    content.arrivals.push(arrival);
+                } else {
+                    content.routes.insert(arrival.route);
+                }
             }
             was_empty
         };

@@ -87,7 +87,8 @@ impl Policy {
             DeliveryMode::Durable => Mode::Durable,
             DeliveryMode::Deadline => Mode::Deadline { ack_after },
             DeliveryMode::Sync => {
-                if matches!(dedup, Dedup::Header(_)) {
+                // Left out, it asks for nothing.
+                if spec.dedup.is_some() && dedup != Dedup::Off {
                     let message = "needs the mode durable or deadline: in the mode sync nothing is kept that could be compared";
                     return Err(invalid("dedup", message));
                 }
@@ -166,7 +167,7 @@ mod tests {
         assert_eq!((policy.attempts, policy.dedup), (12, Dedup::Verified));
         assert_eq!(policy.dedup_window, Duration::from_hours(72));
         assert!(check(json!({})).unwrap().is_none());
-        assert!(check(json!({"mode": "sync", "dedup": "auto"})).unwrap().is_none());
+        assert!(check(json!({"mode": "sync", "dedup": "off"})).unwrap().is_none());
     }
 
     #[test]
@@ -192,6 +193,7 @@ mod tests {
             (json!({"mode": "durable", "dedup_window_s": 0}), "dedup_window_s"),
             (json!({"mode": "durable", "dedup": "no header"}), "dedup"),
             (json!({"mode": "sync", "dedup": "X-Id"}), "dedup"),
+            (json!({"mode": "sync", "dedup": "auto"}), "dedup"),
             (json!({"mode": "durable", "ack": {"status": 302}}), "ack.status"),
             (json!({"mode": "durable", "ack": {"status": 99}}), "ack.status"),
         ] {

@@ -375,3 +375,6 @@ pub(super) fn survey(connection: &Connection) -> rusqlite::Result<Vec<(RouteId, 
 pub(super) fn execute(connection: &Connection, sql: &str, params: impl Params) -> rusqlite::Result<()> {
     connection.prepare_cached(sql)?.execute(params).map(|_| ())
 }
+
+#[cfg(test)]
+pub(super) mod tests;

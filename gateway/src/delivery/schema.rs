@@ -3,7 +3,7 @@
 use crate::store::sqlite::Schema;
 
 /// A delivery's row takes up small bodies too; larger ones lie apart, so that recording an attempt does not write them again.
-pub(super) const SMALL_BODY: usize = 2048;
+pub(super) const SMALL_BODY: usize = 256;
 
 pub(super) static SCHEMA: Schema = Schema {
     file: "deliveries.db",

@@ -103,6 +103,7 @@ pub(super) async fn hand_over(estate: Estate<'_>, signals: &mut Signals) -> anyh
             paused.push(within(PAUSED_WITHIN, &reason, duty.pause()).await?);
         }
         let serving = successor.take((estate.unstored)()).await?;
+        successor.serves = true;
         owner.passes_to(serving.admin);
         for duty in paused.drain(..) {
             duty.release();
@@ -132,11 +133,24 @@ async fn resume(paused: Vec<Box<dyn Paused>>) {
     }
 }
 
-/// The new process, until it serves.
+/// The new process, until it serves. Dropped before that, it ends.
 struct Successor {
     id: u32,
     process: Child,
     stream: BufReader<tokio::net::UnixStream>,
+    serves: bool,
+}
+
+impl Drop for Successor {
+    fn drop(&mut self) {
+        // Whoever waits for nobody any more, because the disk has failed meanwhile, leaves no process behind either.
+        if !self.serves
+            && let Err(error) = self.process.start_kill()
+            && self.process.id().is_some()
+        {
+            error!(%error, pid = self.id, "the new process cannot be ended");
+        }
+    }
 }
 
 impl Successor {
@@ -156,7 +170,7 @@ impl Successor {
         let id = process.id().context("the new process ended at once")?;
         ours.set_nonblocking(true)?;
         let stream = BufReader::new(tokio::net::UnixStream::from_std(ours)?);
-        Ok(Self { id, process, stream })
+        Ok(Self { id, process, stream, serves: false })
     }
 
     fn greet(&self, estate: &Estate<'_>) -> anyhow::Result<()> {

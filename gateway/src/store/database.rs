@@ -1,5 +1,6 @@
 //! The gateway's own file, and what a transaction is.
 
+use std::cell::Cell;
 use std::path::Path;
 
 use super::sqlite::{Schema, SqliteFile};
@@ -38,8 +39,12 @@ static SCHEMA: Schema = Schema {
 "],
 };
 
+/// How many transactions there are in the log, at least, before it is moved into the file.
+const CHECKPOINT_AFTER: usize = 200;
+
 pub(super) struct Database {
     file: SqliteFile,
+    since_checkpoint: Cell<usize>,
 }
 
 /// Why no call of a transaction was committed.
@@ -51,7 +56,7 @@ pub(super) struct Lost {
 
 impl Database {
     pub(super) fn open(dir: &DataDir) -> Result<Self, StoreError> {
-        Ok(Self { file: SqliteFile::open(dir, &SCHEMA)? })
+        Ok(Self { file: SqliteFile::open(dir, &SCHEMA)?, since_checkpoint: Cell::new(0) })
     }
 
     pub(super) fn file(&self) -> &Path {
@@ -66,12 +71,22 @@ impl Database {
     pub(super) fn commit(&self, calls: &[Vec<Change>]) -> Result<Vec<Result<(), StoreError>>, Lost> {
         self.file.begin().map_err(|error| Lost { error, begun: false })?;
         let outcomes = calls.iter().map(|changes| self.apply(changes)).collect::<Result<_, _>>();
-        outcomes.and_then(|outcomes| self.file.execute("COMMIT").map(|()| outcomes)).map_err(|error| {
+        outcomes.and_then(|outcomes| self.file.commit().map(|()| outcomes)).map_err(|error| {
             if let Err(error) = self.file.roll_back() {
                 tracing::error!(%error, "the store could not roll a transaction back");
             }
             Lost { error, begun: true }
         })
+    }
+
+    /// Moves the log into the file once it has grown.
+    pub(super) fn checkpoint_if_due(&self) -> Result<(), StoreError> {
+        self.since_checkpoint.update(|transactions| transactions + 1);
+        if self.since_checkpoint.get() < CHECKPOINT_AFTER {
+            return Ok(());
+        }
+        self.since_checkpoint.set(0);
+        self.file.checkpoint("PASSIVE")
     }
 
     /// Moves the log into the file.

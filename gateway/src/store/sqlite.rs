@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 
 use super::StoreError;
 use crate::data_dir::DataDir;
@@ -61,9 +61,22 @@ impl SqliteFile {
         }
         configure(&connection, &path, schema)?;
         migrate(&connection, found, schema.migrations).map_err(explain)?;
+        // After a sync that failed, the system may take pages for written that never were. They are read from the log,
+        // written and synced anew, and the log begins afresh, before anything follows them.
+        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(explain)?;
 
         let identity = Identity::of(&path).ok_or_else(|| StoreError::Gone(path.clone()))?;
         Ok(Self { connection, path, identity, schema })
+    }
+
+    /// A second connection to an open file, for a thread that moves the log into the file while the writer writes.
+    pub(crate) fn open_beside(&self) -> Result<Self, StoreError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let opened = Connection::open_with_flags(&self.path, flags)
+            .and_then(|connection| connection.busy_timeout(BUSY_TIMEOUT).map(|()| connection));
+        let connection = opened.map_err(|error| self.explain(&error))?;
+        configure(&connection, &self.path, self.schema)?;
+        Ok(Self { connection, path: self.path.clone(), identity: self.identity, schema: self.schema })
     }
 
     /// A second connection, to read with while the writer writes.
@@ -92,7 +105,30 @@ impl SqliteFile {
             return Err(StoreError::Gone(self.path.clone()));
         }
         self.roll_back()?;
-        self.execute("BEGIN IMMEDIATE")
+        self.execute_cached("BEGIN IMMEDIATE")
+    }
+
+    /// What the last `begin` began is on disk when this returns.
+    pub(crate) fn commit(&self) -> Result<(), StoreError> {
+        self.execute_cached("COMMIT")
+    }
+
+    fn execute_cached(&self, sql: &str) -> Result<(), StoreError> {
+        let executed = self.connection.prepare_cached(sql).and_then(|mut statement| statement.execute([]));
+        executed.map(drop).map_err(|error| self.explain(&error))
+    }
+
+    /// The size of what is in use in the file, without the pages that wait to be used again.
+    pub(crate) fn used_bytes(&self) -> Result<u64, StoreError> {
+        let pragma = |name: &str| -> rusqlite::Result<i64> {
+            let mut statement = self.connection.prepare_cached(name)?;
+            statement.query_row([], |row| row.get(0))
+        };
+        let used = || -> rusqlite::Result<i64> {
+            let pages = pragma("PRAGMA page_count")? - pragma("PRAGMA freelist_count")?;
+            Ok(pages * pragma("PRAGMA page_size")?)
+        };
+        used().map(|bytes| u64::try_from(bytes).unwrap_or(0)).map_err(|error| self.explain(&error))
     }
 
     /// Ends a transaction that is still open; most of the failures that lose one have ended it.
@@ -159,6 +195,8 @@ fn configure(connection: &Connection, file: &Path, schema: &'static Schema) -> R
     }
     // Closing would move the log into the file even after a sync that failed, and such a sync must not be tried again.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(explain)?;
+    // What checkpoints meet on the disk, SQLite keeps to itself when it begins them: see `checkpoint`.
+    connection.pragma_update(None, "wal_autocheckpoint", 0).map_err(explain)?;
     // fullfsync: macOS syncs to the disk's own cache unless asked for more. Elsewhere it means nothing.
     connection
         .execute_batch("PRAGMA synchronous = FULL; PRAGMA fullfsync = ON; PRAGMA foreign_keys = ON")
@@ -181,6 +219,10 @@ fn explain(file: &Path, schema: &'static Schema, error: &rusqlite::Error) -> Sto
     let file = file.to_owned();
     let holds = schema.holds;
     match error {
+        // The index of the log, which is no promise to anybody, finds no room to grow.
+        rusqlite::Error::SqliteFailure(code, _) if code.extended_code == ffi::SQLITE_IOERR_SHMSIZE => {
+            StoreError::Full(file)
+        }
         rusqlite::Error::SqliteFailure(code, _) => match code.code {
             ErrorCode::DiskFull => StoreError::Full(file),
             ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => {

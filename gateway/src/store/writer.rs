@@ -49,6 +49,8 @@ pub(super) struct Writer {
     queue: mpsc::Receiver<Job>,
     transactions: Arc<AtomicU64>,
     dir: DataDir,
+    /// Why nothing more is written: the disk did not do what it said.
+    failed: watch::Sender<Option<StoreError>>,
     _ending: watch::Sender<()>,
 }
 
@@ -58,9 +60,10 @@ impl Writer {
         queue: mpsc::Receiver<Job>,
         transactions: Arc<AtomicU64>,
         dir: DataDir,
+        failed: watch::Sender<Option<StoreError>>,
         ending: watch::Sender<()>,
     ) -> Self {
-        Self { database: Some(database), queue, transactions, dir, _ending: ending }
+        Self { database: Some(database), queue, transactions, dir, failed, _ending: ending }
     }
 
     pub(super) fn run(mut self) {
@@ -114,6 +117,9 @@ impl Writer {
     }
 
     fn open(&mut self) -> Result<(), StoreError> {
+        if let Some(error) = &*self.failed.borrow() {
+            return Err(error.clone());
+        }
         self.database = Some(Database::open(&self.dir)?);
         Ok(())
     }
@@ -130,14 +136,49 @@ impl Writer {
         {
             tracing::warn!(%error, "the store cannot be opened again");
         }
-        let outcomes = match &self.database {
-            Some(database) => self.outcomes(database, &changes),
-            None => vec![Err(StoreError::ShutDown); changes.len()],
+        let outcomes = match self.database.take() {
+            Some(database) => {
+                let outcomes = self.outcomes(&database, &changes);
+                match self.look_after(&database, &outcomes) {
+                    Ok(()) => self.database = Some(database),
+                    Err(error) => self.give_up(&error),
+                }
+                outcomes
+            }
+            None => {
+                let error = self.failed.borrow().clone().unwrap_or(StoreError::ShutDown);
+                vec![Err(error); changes.len()]
+            }
         };
         for (answer, outcome) in answers.into_iter().zip(outcomes) {
             // A caller that no longer waits has given up the answer, and not the change.
             drop(answer.send(outcome));
         }
+    }
+
+    /// An error is final.
+    fn look_after(&self, database: &Database, outcomes: &[Result<(), StoreError>]) -> Result<(), StoreError> {
+        let failure =
+            outcomes.iter().find_map(|outcome| outcome.as_ref().err().filter(|error| error.is_final()));
+        if let Some(error) = failure {
+            return Err(error.clone());
+        }
+        match database.checkpoint_if_due() {
+            Err(error) if error.is_final() => Err(error),
+            Err(error) => {
+                tracing::warn!(%error, "the store's log could not be merged into its file");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// A sync that failed is not tried again: the system may have dropped what it could not write. The file is left as it is, for
+    /// the next start.
+    fn give_up(&mut self, error: &StoreError) {
+        tracing::error!(%error, "the store takes nothing more");
+        self.queue.close();
+        self.failed.send_replace(Some(error.clone()));
     }
 
     /// What became of each call. When they cannot be committed together, as on a disk with room for some of them,
@@ -148,7 +189,7 @@ impl Writer {
                 self.transactions.fetch_add(1, Ordering::Relaxed);
                 outcomes
             }
-            Err(lost) if lost.begun && calls.len() > 1 => {
+            Err(lost) if lost.begun && !lost.error.is_final() && calls.len() > 1 => {
                 calls.chunks(1).flat_map(|alone| self.outcomes(database, alone)).collect()
             }
             Err(lost) => vec![Err(lost.error); calls.len()],

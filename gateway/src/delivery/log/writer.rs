@@ -1,0 +1,263 @@
+//! The thread that writes the log.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use tokio::runtime::Handle;
+use tracing::{error, warn};
+
+use super::merger::Merger;
+use super::queue::{Group, Pace};
+use super::{Answer, Append, Done, LogError, Record, Shared};
+use crate::config::Config;
+use crate::data_dir::DataDir;
+use crate::delivery::inbox::{Arrival, Inbox};
+use crate::delivery::rows::{self, Appended, Numbers};
+use crate::delivery::{operator, upkeep};
+use crate::store::StoreError;
+use crate::store::sqlite::SqliteFile;
+
+/// Bytes in the write-ahead log, about, before they are moved into the file; and what a change takes there beside its content.
+const MERGE_AFTER: usize = 16 << 20;
+const OVERHEAD: usize = 4096;
+
+/// The fields go in this order when the thread ends: the file is closed before the directory is unlocked.
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    merger: Merger,
+    file: SqliteFile,
+    numbers: Numbers,
+    config: Arc<ArcSwap<Config>>,
+    inbox: Arc<Inbox>,
+    pace: Pace,
+    since_merge: usize,
+    _dir: DataDir,
+}
+
+impl Writer {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        file: SqliteFile,
+        numbers: Numbers,
+        config: Arc<ArcSwap<Config>>,
+        inbox: Arc<Inbox>,
+        dir: DataDir,
+    ) -> Result<Self, StoreError> {
+        let merger = Merger::start(file.open_beside()?).map_err(|error| StoreError::Failed {
+            file: file.path().to_owned(),
+            reason: format!("cannot start the thread that merges its log: {error}"),
+        })?;
+        let pace = Pace::new();
+        let writer = Self { shared, merger, file, numbers, config, inbox, pace, since_merge: 0, _dir: dir };
+        writer.measure();
+        Ok(writer)
+    }
+
+    pub(super) fn run(mut self) {
+        while let Some(group) = self.shared.queue.next(&self.pace) {
+            match self.write(group) {
+                Ok(()) => {}
+                Err(error) => return self.give_up(error),
+            }
+        }
+        drop(self.merger);
+        if let Err(error) = self.file.checkpoint("TRUNCATE") {
+            // Nothing is lost: the log is read when it is opened next.
+            warn!(%error, "the log of deliveries could not be merged into its file");
+        }
+    }
+
+    /// Commits a group and tells everybody. An error is final.
+    fn write(&mut self, group: Group) -> Result<(), StoreError> {
+        match self.commit(&group) {
+            Ok((done, appended)) => {
+                let Group { appends, records } = group;
+                if !appends.is_empty() {
+                    self.shared.lacks_room.store(false, Ordering::Relaxed);
+                }
+                let bytes: usize = appends.iter().map(|append| append.delivery.body.len()).sum();
+                self.since_merge += bytes + (appends.len() + records.len()) * OVERHEAD;
+                self.tell(appends, appended);
+                for ((_, answer), done) in records.into_iter().zip(done) {
+                    done.routes.iter().for_each(|route| self.inbox.look_at(*route));
+                    // Whoever no longer waits has given up the answer, and not the change.
+                    drop(answer.send(Ok(done)));
+                }
+                self.measure();
+                self.merge_if_due()
+            }
+            Err(LogError::Store(error)) if error.is_final() => {
+                refuse(group, &error.clone().into());
+                Err(error)
+            }
+            Err(error) => self.write_apart(group, &error),
+        }
+    }
+
+    /// What cannot be committed together is tried in smaller parts: what records the past needs hardly any room.
+    fn write_apart(&mut self, mut group: Group, error: &LogError) -> Result<(), StoreError> {
+        let (appends, records) = (&mut group.appends, &mut group.records);
+        if appends.len() + records.len() <= 1 {
+            if error.is_for_want_of_room() {
+                self.shared.lacks_room.store(true, Ordering::Relaxed);
+                self.shared.room_wanted.notify_one();
+            } else {
+                warn!(%error, "a change of the log of deliveries failed");
+            }
+            refuse(group, error);
+            return Ok(());
+        }
+        let rest = if appends.is_empty() {
+            Group { appends: Vec::new(), records: records.split_off(records.len() / 2) }
+        } else if records.is_empty() {
+            Group { appends: appends.split_off(appends.len() / 2), records: Vec::new() }
+        } else {
+            Group { appends: std::mem::take(appends), records: Vec::new() }
+        };
+        self.write(group)?;
+        self.write(rest)
+    }
+
+    fn commit(&mut self, group: &Group) -> Result<(Vec<Done>, Vec<Appended>), LogError> {
+        let more: u64 = group.appends.iter().map(|append| append.delivery.body.len() as u64).sum();
+        let max_stored = self.config.load().webhooks.max_stored;
+        let is_full = self.shared.stored_bytes.load(Ordering::Relaxed) + more >= max_stored;
+        if !group.appends.is_empty() && is_full {
+            return Err(LogError::AtMaxStored(max_stored));
+        }
+        self.file.begin()?;
+        let outcome = self.apply(&group.appends, &group.records).map_err(|error| self.file.explain(&error));
+        let started = Instant::now();
+        let outcome = outcome.and_then(|applied| self.file.commit().map(|()| applied));
+        let took = started.elapsed();
+        self.shared.metrics.observe_sync(took);
+        self.pace.learn(group.appends.len(), took);
+        outcome.map_err(|error| {
+            self.numbers.forget_routes();
+            if let Err(error) = self.file.roll_back() {
+                error!(%error, "the log of deliveries could not roll a transaction back");
+            }
+            error.into()
+        })
+    }
+
+    fn apply(
+        &mut self,
+        appends: &[Append],
+        records: &[(Record, Answer<Done>)],
+    ) -> rusqlite::Result<(Vec<Done>, Vec<Appended>)> {
+        let done = records.iter().map(|(record, _)| self.apply_record(record)).collect::<Result<_, _>>()?;
+        let connection = self.file.connection();
+        let appended = appends
+            .iter()
+            .map(|append| rows::append(connection, &mut self.numbers, &append.delivery))
+            .collect::<Result<_, _>>()?;
+        Ok((done, appended))
+    }
+
+    fn apply_record(&mut self, record: &Record) -> rusqlite::Result<Done> {
+        let (connection, numbers) = (self.file.connection(), &mut self.numbers);
+        let mut done = Done::default();
+        match record {
+            Record::Settle(settlement) => rows::settle(connection, settlement)?,
+            Record::Postpone(ids, due_at) => {
+                ids.iter().try_for_each(|id| rows::postpone(connection, *id, *due_at))?;
+            }
+            Record::Replay(id) => {
+                let (replayed, route) = operator::replay(connection, numbers, *id)?;
+                done.replayed = Some(replayed);
+                done.routes.extend(route);
+            }
+            Record::ReplayMany(filter, at_most) => {
+                (done.count, done.last, done.routes) =
+                    operator::replay_many(connection, numbers, filter, *at_most)?;
+            }
+            Record::Remove(id) => done.count = usize::from(operator::remove(connection, *id)?),
+            Record::Purge(purge) => done.count = upkeep::purge(connection, *purge)?,
+        }
+        Ok(done)
+    }
+
+    /// The engine hears of it first: callers that went away meanwhile change nothing.
+    fn tell(&self, appends: Vec<Append>, appended: Vec<Appended>) {
+        let mut told = Told::default();
+        let arrivals = appends.into_iter().zip(appended).filter_map(|(append, appended)| {
+            let Append { delivery, admission, caller, answer, runtime } = append;
+            told.add(runtime, answer, appended);
+            let Appended::New(id, route) = appended else { return None };
+            self.shared.metrics.count_accepted(&delivery.route.path);
+            Some(Arrival { id, route, attempts: 0, delivery, admission, caller })
+        });
+        self.inbox.put(arrivals);
+        told.send();
+    }
+
+    fn measure(&self) {
+        let bytes = self.file.used_bytes().unwrap_or(0);
+        self.shared.stored_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// The log begins afresh only when all of it is in the file. Most of it gets there beside the commits, so what is left for this
+    /// thread is what came meanwhile.
+    fn merge_if_due(&mut self) -> Result<(), StoreError> {
+        match self.merger.ended() {
+            Some(merged) => {
+                self.since_merge = 0;
+                let merged = merged.and_then(|()| self.file.checkpoint("PASSIVE"));
+                match merged {
+                    Err(error) if error.is_final() => return Err(error),
+                    Err(error) => warn!(%error, "the log of deliveries could not be merged into its file"),
+                    Ok(()) => {}
+                }
+            }
+            None if self.since_merge >= MERGE_AFTER => self.merger.begin(),
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// A sync that failed is not tried again: the system may have dropped what it could not write.
+    fn give_up(self, error: StoreError) {
+        error!(%error, "the log of deliveries takes nothing more");
+        refuse(self.shared.queue.give_up(), &error.clone().into());
+        self.shared.failed.send_replace(Some(error));
+    }
+}
+
+fn refuse(group: Group, error: &LogError) {
+    for append in group.appends {
+        drop(append.answer.send(Err(error.clone())));
+    }
+    for (_, answer) in group.records {
+        drop(answer.send(Err(error.clone())));
+    }
+}
+
+/// What became of requests, by the runtime that waits to hear it: to wake a thread for every one of them would take longer than
+/// their share of a sync.
+#[derive(Default)]
+struct Told(Vec<(Handle, Answers)>);
+
+type Answers = Vec<(Answer<Appended>, Appended)>;
+
+impl Told {
+    fn add(&mut self, runtime: Handle, answer: Answer<Appended>, appended: Appended) {
+        match self.0.iter_mut().find(|(known, _)| known.id() == runtime.id()) {
+            Some((_, answers)) => answers.push((answer, appended)),
+            None => self.0.push((runtime, vec![(answer, appended)])),
+        }
+    }
+
+    fn send(self) {
+        for (runtime, answers) in self.0 {
+            runtime.spawn(async move {
+                for (answer, appended) in answers {
+                    // Whoever no longer waits has given up the answer, and not the change.
+                    drop(answer.send(Ok(appended)));
+                }
+            });
+        }
+    }
+}

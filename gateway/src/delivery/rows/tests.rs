@@ -1,0 +1,262 @@
+//! Any sequence of changes leaves in the database what a plain map would hold.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::delivery::operator::{self, Filter, Replayed};
+use crate::delivery::schema::SCHEMA;
+
+const ROUTES: [&str; 3] = ["/a", "/b", "/c"];
+
+pub(in crate::delivery) fn database() -> Connection {
+    let connection = Connection::open_in_memory().unwrap();
+    connection.execute_batch(SCHEMA.when_new).unwrap();
+    SCHEMA.migrations.iter().for_each(|migration| connection.execute_batch(migration).unwrap());
+    connection
+}
+
+#[derive(Debug, Clone)]
+enum Change {
+    Append { route: usize, event: Option<u8>, body: usize },
+    Settle { which: usize, next: Next, forget: bool },
+    Postpone { which: usize, due_at: i64 },
+    Replay { which: usize },
+    ReplayDead,
+    Remove { which: usize },
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let next = prop_oneof![Just(Next::Delivered), Just(Next::Dead), (0..1000_i64).prop_map(Next::Due)];
+    prop_oneof![
+        5 => (0..ROUTES.len(), prop::option::of(0..4_u8), prop_oneof![0..SMALL_BODY, SMALL_BODY..5000])
+            .prop_map(|(route, event, body)| Change::Append { route, event, body }),
+        4 => (any::<usize>(), next, any::<bool>())
+            .prop_map(|(which, next, forget)| Change::Settle { which, next, forget }),
+        1 => (any::<usize>(), 0..1000_i64).prop_map(|(which, due_at)| Change::Postpone { which, due_at }),
+        1 => any::<usize>().prop_map(|which| Change::Replay { which }),
+        1 => Just(Change::ReplayDead),
+        1 => any::<usize>().prop_map(|which| Change::Remove { which }),
+    ]
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Entry {
+    state: State,
+    route: usize,
+    due_at: i64,
+    attempts: u32,
+    event: Option<u8>,
+    body: usize,
+    replay_of: Option<Id>,
+    was_replayed: bool,
+}
+
+#[derive(Default)]
+struct Model(BTreeMap<Id, Entry>);
+
+impl Model {
+    fn pick(&self, which: usize) -> Option<Id> {
+        self.0.keys().nth(which % self.0.len().max(1)).copied()
+    }
+
+    /// What becomes of a delivery that is to run again; the time is the database's own.
+    fn replay(&mut self, id: Id, replayed: Replayed, connection: &Connection) {
+        let due_at = |id: Id| {
+            let due_at =
+                connection.query_row("SELECT due_at FROM delivery WHERE id = ?1", [id.0], |row| row.get(0));
+            due_at.unwrap()
+        };
+        match replayed {
+            Replayed::Hastened => self.0.get_mut(&id).unwrap().due_at = due_at(id),
+            Replayed::As(copy) => {
+                let first = self.0.get_mut(&id).unwrap();
+                first.was_replayed = true;
+                let entry = Entry {
+                    state: State::Pending,
+                    due_at: due_at(copy),
+                    attempts: 0,
+                    event: None,
+                    replay_of: Some(id),
+                    was_replayed: false,
+                    ..first.clone()
+                };
+                self.0.insert(copy, entry);
+            }
+            Replayed::Stripped | Replayed::Unknown => panic!("{id} is there"),
+        }
+    }
+
+    fn agrees_with(&self, connection: &Connection, numbers: &mut Numbers) {
+        let mut first_due = BTreeMap::new();
+        for (route, name) in ROUTES.iter().enumerate() {
+            let id = numbers.route(connection, &name_of(route)).unwrap();
+            let pending =
+                self.0.iter().filter(|(_, entry)| entry.state == State::Pending && entry.route == route);
+            let mut expected: Vec<_> = pending.map(|(id, entry)| (entry.due_at, *id)).collect();
+            expected.sort_unstable();
+            let mut found = window(connection, id, usize::MAX).unwrap();
+            assert!(found.is_sorted_by_key(|(_, due_at)| *due_at), "{name}: {found:?}");
+            found.sort_unstable_by_key(|(id, due_at)| (*due_at, *id));
+            let found: Vec<_> = found.into_iter().map(|(id, due_at)| (due_at, id)).collect();
+            assert_eq!(found, expected, "{name}");
+            if let Some((due_at, _)) = expected.first() {
+                first_due.insert(id, *due_at);
+            }
+        }
+        assert_eq!(survey(connection).unwrap(), first_due.into_iter().collect::<Vec<_>>());
+        for (id, entry) in &self.0 {
+            let (delivery, attempts) = load_any(connection, *id).unwrap().unwrap();
+            assert_eq!((delivery.body.len(), attempts), (entry.body, entry.attempts), "{id}");
+            assert_eq!((delivery.route, delivery.replay_of), (name_of(entry.route), entry.replay_of), "{id}");
+            assert_eq!(load(connection, *id).unwrap().is_some(), entry.state == State::Pending, "{id}");
+        }
+        for state in State::ALL {
+            let filter = Filter { state: Some(state), ..Filter::default() };
+            let listed = operator::list(connection, &filter, u32::MAX).unwrap();
+            let expected = self.0.iter().filter(|(_, entry)| entry.state == state).map(|(id, _)| *id);
+            assert_eq!(
+                listed.iter().map(|summary| summary.id).collect::<Vec<_>>(),
+                expected.collect::<Vec<_>>()
+            );
+        }
+    }
+}
+
+fn name_of(route: usize) -> RouteName {
+    RouteName { path: ROUTES[route].into(), method: Method::POST }
+}
+
+pub(in crate::delivery) fn delivery_of(route: usize, event: Option<u8>, body: usize) -> Delivery {
+    Delivery {
+        route: name_of(route),
+        received_at: 0,
+        request_id: "request".to_owned(),
+        traceparent: String::new(),
+        host: "localhost".to_owned(),
+        raw_path: ROUTES[route].to_owned(),
+        query: String::new(),
+        headers: HeaderBlock::default(),
+        body: vec![b'x'; body].into(),
+        remote_addr: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        user_id: None,
+        access_key: None,
+        verification: None,
+        dedup: event.map(|event| DedupKey { hash: [event; 16], until: i64::MAX }),
+        replay_of: None,
+    }
+}
+
+pub(in crate::delivery) fn settlement(id: Id, number: u32, next: Next, forget: bool) -> Settlement {
+    let attempt = AttemptRecord {
+        number,
+        started_at: 0,
+        took_ms: 0,
+        outcome: "refused",
+        status: None,
+        header: HeaderBlock::default(),
+        body: Bytes::new(),
+    };
+    Settlement { id, attempt, next, forget }
+}
+
+fn make(connection: &Connection, numbers: &mut Numbers, model: &mut Model, change: &Change) {
+    match change {
+        Change::Append { route, event, body } => {
+            let appended = append(connection, numbers, &delivery_of(*route, *event, *body)).unwrap();
+            let first = model.0.iter().find(|(_, entry)| event.is_some() && entry.event == *event);
+            match (appended, first) {
+                (Appended::Duplicate(id), Some((first, _))) => assert_eq!(id, *first),
+                (Appended::New(id, _), None) => {
+                    let last = model.0.last_key_value().map(|(id, _)| *id);
+                    assert!(last < Some(id), "ids grow");
+                    let entry = Entry {
+                        state: State::Pending,
+                        route: *route,
+                        due_at: 0,
+                        attempts: 0,
+                        event: *event,
+                        body: *body,
+                        replay_of: None,
+                        was_replayed: false,
+                    };
+                    model.0.insert(id, entry);
+                }
+                (appended, first) => panic!("{appended:?}, but the first is {first:?}"),
+            }
+        }
+        Change::Settle { which, next, forget } => {
+            let Some(id) = model.pick(*which) else { return };
+            let entry = model.0.get_mut(&id).unwrap();
+            settle(connection, &settlement(id, entry.attempts + 1, *next, *forget)).unwrap();
+            if entry.state != State::Pending {
+                return;
+            }
+            entry.attempts += 1;
+            if *forget {
+                entry.event = None;
+            }
+            match next {
+                Next::Delivered => entry.state = State::Delivered,
+                Next::Dead => entry.state = State::Dead,
+                Next::Due(at) => entry.due_at = *at,
+            }
+        }
+        Change::Postpone { which, due_at } => {
+            let Some(id) = model.pick(*which) else { return };
+            postpone(connection, id, *due_at).unwrap();
+            let entry = model.0.get_mut(&id).unwrap();
+            if entry.state == State::Pending {
+                entry.due_at = *due_at;
+            }
+        }
+        Change::Replay { which } => {
+            let Some(id) = model.pick(*which) else { return };
+            let (replayed, _) = operator::replay(connection, numbers, id).unwrap();
+            model.replay(id, replayed, connection);
+        }
+        Change::ReplayDead => {
+            let filter = Filter { state: Some(State::Dead), ..Filter::default() };
+            let meant: Vec<_> = model
+                .0
+                .iter()
+                .filter(|(_, entry)| entry.state == State::Dead && !entry.was_replayed)
+                .map(|(id, _)| *id)
+                .collect();
+            operator::replay_many(connection, numbers, &filter, 100).unwrap();
+            for id in meant {
+                let copy = connection
+                    .query_row("SELECT replayed_as FROM delivery WHERE id = ?1", [id.0], |row| row.get(0))
+                    .unwrap();
+                model.replay(id, Replayed::As(Id(copy)), connection);
+            }
+        }
+        Change::Remove { which } => {
+            let Some(id) = model.pick(*which) else { return };
+            assert!(operator::remove(connection, id).unwrap());
+            assert!(!operator::remove(connection, id).unwrap());
+            model.0.remove(&id);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn the_database_holds_what_a_map_would(changes in prop::collection::vec(change(), 1..60)) {
+        let connection = database();
+        let (mut numbers, mut model) = (Numbers::default(), Model::default());
+        for change in &changes {
+            make(&connection, &mut numbers, &mut model, change);
+        }
+        model.agrees_with(&connection, &mut numbers);
+        // What no delivery needs any more is gone with it.
+        let left = |table: &str| -> i64 {
+            let sql = format!("SELECT count(*) FROM {table} WHERE id NOT IN (SELECT id FROM delivery)");
+            connection.query_row(&sql, [], |row| row.get(0)).unwrap()
+        };
+        prop_assert_eq!((left("body"), left("attempt")), (0, 0));
+    }
+}
