@@ -3,15 +3,16 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use gearway_tests::disk::{FailingDisk, strace_is_there};
 use gearway_tests::gateway::is_running;
 use gearway_tests::process::Signal;
 use gearway_tests::server::{Answer, Gate};
 use gearway_tests::{
     Admin, Connection, Gateway, Load, Registration, Request, ScriptedWorker, Worker, binaries, wait,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::expect::serving;
+use crate::expect::{not_run, serving};
 
 async fn wait_for_end(pid: u32) {
     wait::until("the process before ends", async || (!is_running(pid)).then_some(())).await;
@@ -244,4 +245,26 @@ async fn a_gateway_can_be_ended_while_it_waits_for_its_successor() {
     gateway.signal(Signal::USR2);
     gateway.wait_for_log("the successor starts", |line| line.contains("a new process takes over")).await;
     assert_eq!(gateway.sigterm().await.code(), Some(0));
+}
+
+/// The disk fails while a successor gets ready: nobody serves what cannot be kept, and no process is left behind.
+#[tokio::test]
+async fn a_disk_that_fails_ends_the_successor_too() {
+    if !strace_is_there() {
+        return;
+    }
+    let (gateway, program, _dir) = replaceable("").await;
+    let worker = ScriptedWorker::start("hooks");
+    let handler = json!({"name": "hook", "delivery": {"mode": "durable"}});
+    worker.register(&gateway, &Registration::new("hooks").handler_with(handler)).await;
+    install(&program, Some("read hello; exec sleep 600"));
+    gateway.signal(Signal::USR2);
+    let line = gateway.wait_for_log("it starts", |line| line.contains("a new process takes over")).await;
+    let line: Value = serde_json::from_str(&line).expect("a line of JSON");
+    let pid = line["pid"].as_u64().or(line["fields"]["pid"].as_u64()).expect("its process id");
+    let log = gateway.data_dir().join("deliveries.db-wal");
+    let _disk = FailingDisk::attach(gateway.process().id(), &log, "fsync,fdatasync").await;
+    not_run(&gateway.post("/hook", "x").await);
+    assert_eq!(gateway.process().wait_for_exit().await.code(), Some(1));
+    wait_for_end(u32::try_from(pid).expect("a process id")).await;
 }

@@ -7,10 +7,12 @@
 pub mod admin;
 pub mod binaries;
 pub mod counted;
+pub mod disk;
 pub mod faults;
 pub mod faulty;
 pub mod gateway;
 pub mod installed;
+pub mod kills;
 pub mod language;
 pub mod load;
 pub mod port;
@@ -20,6 +22,7 @@ pub mod server;
 pub mod tls;
 pub mod vitals;
 pub mod wait;
+pub mod webhooks;
 pub mod wire;
 pub mod worker;
 

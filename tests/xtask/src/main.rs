@@ -12,6 +12,7 @@ mod demo;
 mod deploy;
 mod docs;
 mod fuzz;
+mod kills;
 mod readme;
 mod soak;
 mod stages;

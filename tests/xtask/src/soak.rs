@@ -8,6 +8,8 @@ use gearway_tests::binaries;
 use gearway_tests::faults::Faults;
 use gearway_tests::vitals::{Vitals, slope};
 
+use crate::kills;
+
 /// Between two looks at the gateway's memory.
 const REQUESTS_PER_ROUND: usize = 5000;
 
@@ -16,6 +18,9 @@ pub(crate) struct Options {
     /// How long.
     #[arg(long, default_value_t = 10.0)]
     minutes: f64,
+    /// How often the gateway is killed afterwards, while webhooks come in and go out.
+    #[arg(long, default_value_t = 1000)]
+    kills: usize,
     /// How the gateway is built.
     #[arg(long, default_value = "release")]
     profile: String,
@@ -56,9 +61,15 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
             let minutes = soak.started.elapsed().as_secs_f64() / 60.0;
             soak.samples.push((minutes, Vitals::of(faults.gateway.process().id())?));
         }
-        soak.print(&faults.injected());
+        if !soak.samples.is_empty() {
+            soak.print(&faults.injected());
+        }
         if !soak.broken_promises.is_empty() {
             bail!("broken promises: {:#?}", soak.broken_promises);
+        }
+        drop(faults);
+        if options.kills > 0 {
+            kills::run(options.kills, seed).await?;
         }
         Ok(())
     })

@@ -115,7 +115,8 @@ impl Stage {
                 finish(command)
             }
             Self::Test => {
-                if let Some(missing) = missing_curl().or_else(missing_venv).or_else(missing_for_commands) {
+                let missing = missing_curl().or_else(missing_venv).or_else(missing_for_commands);
+                if let Some(missing) = missing.or_else(missing_strace) {
                     return Ok(Outcome::Skipped(missing));
                 }
                 finish(cargo(&["test", "--workspace", "--no-fail-fast"]))
@@ -204,6 +205,11 @@ fn missing_for_commands() -> Option<String> {
     missing_program("zsh", &["--version"], "zsh")
         .or_else(|| missing_program("fish", &["--version"], "fish"))
         .or_else(|| missing_program("groff", &["--version"], "groff-base"))
+}
+
+/// Tests make a running gateway's writes fail with it.
+fn missing_strace() -> Option<String> {
+    missing_program("strace", &["-V"], "strace")
 }
 
 /// Environments of Python packages are made with it; Debian has it in a package of its own.
