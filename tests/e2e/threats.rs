@@ -283,7 +283,7 @@ async fn small_messages_cannot_become_large() {
 /// A text in every secret place, and every place where one could show.
 #[tokio::test]
 async fn no_secret_is_seen_anywhere() {
-    const CANARIES: [&str; 16] = [
+    const CANARIES: [&str; 20] = [
         "canary-client-key",
         "canary-master-key",
         "canary-jwt-secret-0123456789-0123456789",
@@ -300,6 +300,10 @@ async fn no_secret_is_seen_anywhere() {
         "canary-collector-header",
         "canary-query-of-a-webhook",
         "canary-body-of-a-webhook",
+        "canary-master-key-of-a-file",
+        "canary-jwt-secret-of-a-file-0123456789-0123456789",
+        "canary-admin-token-of-a-file",
+        "canary-registration-token-of-a-file",
     ];
     let files = tempfile::tempdir().expect("a folder");
     let file = |name: &str, text: &str| {
@@ -445,15 +449,60 @@ async fn no_secret_is_seen_anywhere() {
         assert_eq!(finished.code(), 0, "{finished:?}");
         shown.push(finished.output());
     }
-    // Secrets that come by file; then a file that is not there, named beside them.
-    let filed = config.replace(
-        &format!("client_keys = [\"{client_key}\"]"),
-        &format!("client_keys_file = \"{}\"", file("keys", CANARIES[12])),
+    // The same secrets by file.
+    let [filed_key, filed_master, filed_jwt, filed_admin, filed_registration] =
+        [12, 16, 17, 18, 19].map(|place| CANARIES[place]);
+    let filed = format!(
+        r#"
+        [admin]
+        tokens_file = "{}"
+        registration_tokens_file = "{}"
+        [auth]
+        client_keys_file = "{}"
+        master_keys_file = "{}"
+        jwt.secret_file = "{}"
+        [secrets]
+        listed_file = "{}"
+        [log]
+        access = true
+        "#,
+        file("admin", filed_admin),
+        file("registration", filed_registration),
+        file("keys", filed_key),
+        file("master", filed_master),
+        file("jwt", filed_jwt),
+        file("listed", CANARIES[9]),
     );
     gateway.write_config(&filed);
     gateway.sighup();
     gateway.wait_for_log("the reload", |line| line.contains("configuration reloaded")).await;
-    shown.push(format!("{:?}", gateway.send(Request::get("/user").api_key(CANARIES[12]).bearer(&jwt)).await));
+    let check = gearway_tests::gateway::gearway(&[
+        "check",
+        "--config",
+        gateway.config_path().to_str().expect("UTF-8"),
+    ]);
+    shown.push(gearway_tests::process::run(check).await.output());
+    let of_file =
+        jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(filed_jwt.as_bytes()))
+            .expect("a token");
+    worker.always(Answer::text("ok"));
+    for (request, status) in [
+        (Request::get("/user").api_key(filed_key).bearer(&of_file), 200),
+        (Request::get("/user").api_key(filed_master).header("X-Gearway-User-Id", "bob"), 200),
+        (Request::get("/user").api_key(client_key).bearer(&of_file), 401),
+    ] {
+        let response = gateway.send(request).await.expect_status(status);
+        shown.push(format!("{response:?}"));
+    }
+    for (token, target, status) in [
+        (filed_admin, "/v1/tokens", 200),
+        (filed_registration, "/v1/tokens", 403),
+        (filed_registration, "/v1/workers", 200),
+        (admin_token, "/v1/tokens", 401),
+    ] {
+        let response = Request::get(target).bearer(token).send(gateway.admin_address()).await;
+        shown.push(format!("{:?}", response.expect_status(status)));
+    }
     // A reload, of a file that is wrong next to the secrets.
     gateway.write_config(&format!("{config}\nunknown_key = \"{client_key}\""));
     gateway.sighup();
@@ -467,7 +516,12 @@ async fn no_secret_is_seen_anywhere() {
     assert!(spans.len() > 10, "{} spans", spans.len());
     shown.push(String::from_utf8_lossy(&collector.bytes()).into_owned());
     assert!(collector.headers().contains(&("authorization".into(), CANARIES[13].into())));
-    let secrets = CANARIES.into_iter().chain([worker_secret.as_str(), opaque.token.as_str(), jwt.as_str()]);
+    let secrets = CANARIES.into_iter().chain([
+        worker_secret.as_str(),
+        opaque.token.as_str(),
+        jwt.as_str(),
+        of_file.as_str(),
+    ]);
     for secret in secrets {
         for text in &shown {
             let place = text.find(secret);
