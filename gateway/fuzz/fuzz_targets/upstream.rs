@@ -1,17 +1,27 @@
 //! What comes back on a worker's connection: the same however it is cut, and only what httparse reads alike, with a body that ends where
-//! the head says. The first byte of the input says where the rest is cut.
+//! the head says. Large bodies, which are decoded as they come, come to the same. The first byte of the input says where the rest is cut.
 #![no_main]
 
 use bytes::BytesMut;
+use gearway::dialect::Dialect;
+use gearway::respond::{Verdict, judge, opens_body};
 use gearway::upstream::{Answer, ReplyError, ReplyReader};
 use libfuzzer_sys::fuzz_target;
 
 const MAX_BODY: u64 = 2000;
+const LARGE: usize = 32;
 
 fuzz_target!(|data: &[u8]| {
     let Some((&cut, bytes)) = data.split_first() else { return };
-    let whole = read(bytes, usize::MAX);
-    let pieces = read(bytes, usize::from(cut).max(1));
+    let cut = usize::from(cut).max(1);
+    let plain = || ReplyReader::new(MAX_BODY);
+    let whole = read(plain(), bytes, usize::MAX);
+    let pieces = read(plain(), bytes, cut);
+    if let (Ok(pieces), Ok(decoded)) =
+        (&pieces, read(plain().decoding(opens_body).large_from(LARGE), bytes, cut))
+    {
+        assert_eq!(response(pieces), response(&decoded), "cut every {cut} bytes");
+    }
     match (&whole, &pieces) {
         (Ok(whole), Ok(pieces)) => {
             assert_eq!((whole.status, &whole.body), (pieces.status, &pieces.body), "cut every {cut} bytes");
@@ -27,8 +37,15 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-fn read(mut bytes: &[u8], piece: usize) -> Result<Answer, ReplyError> {
-    let mut reader = ReplyReader::new(MAX_BODY);
+/// What a client would get; nothing for nonsense.
+fn response(answer: &Answer) -> Option<(u16, Vec<u8>)> {
+    match judge(answer, Dialect::GearwayV1, MAX_BODY) {
+        Verdict::Done(Ok(response)) => Some((response.status().as_u16(), response.into_body().to_vec())),
+        Verdict::Done(Err(_)) | Verdict::NotRun(_) => None,
+    }
+}
+
+fn read(mut reader: ReplyReader, mut bytes: &[u8], piece: usize) -> Result<Answer, ReplyError> {
     let mut input = BytesMut::new();
     while !bytes.is_empty() {
         let (now, later) = bytes.split_at(piece.min(bytes.len()));

@@ -121,6 +121,12 @@ impl ReplyReader {
         Self { opens_body, ..self }
     }
 
+    /// Takes replies for large ones from so many bytes on, for tests that cannot read [`LARGE`] ones all day.
+    #[must_use]
+    pub fn large_from(self, large: usize) -> Self {
+        Self { large, ..self }
+    }
+
     /// Whether the connection may carry another call after this reply.
     #[must_use]
     pub fn keeps_alive(&self) -> bool {

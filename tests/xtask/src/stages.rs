@@ -37,6 +37,9 @@ pub(crate) enum Stage {
     Compose,
 }
 
+/// Not of the workspace, since its targets are built with coverage.
+const FUZZ: &str = "gateway/fuzz/Cargo.toml";
+
 enum Outcome {
     Passed,
     Failed,
@@ -96,18 +99,27 @@ impl Stage {
                 if let Some(missing) = missing_component("rustfmt") {
                     return Ok(Outcome::Skipped(missing));
                 }
-                finish(cargo(&["fmt", "--all", "--check"]))
+                both(finish(cargo(&["fmt", "--all", "--check"])), || {
+                    finish(cargo(&["fmt", "--manifest-path", FUZZ, "--check"]))
+                })
             }
             Self::Clippy => {
                 if let Some(missing) = missing_component("clippy") {
                     return Ok(Outcome::Skipped(missing));
                 }
-                // The gateway without what is only on by default, too.
-                let lean = ["clippy", "-p", "gearway", "--no-default-features", "--", "-D", "warnings"];
-                match finish(cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))? {
-                    Outcome::Passed => finish(cargo(&lean)),
-                    other => Ok(other),
+                if let Some(missing) = missing_program("c++", &["--version"], "g++") {
+                    return Ok(Outcome::Skipped(missing));
                 }
+                let warnings = ["--", "-D", "warnings"];
+                let clippy = |arguments: &[&str]| cargo(&[&["clippy"], arguments, &warnings].concat());
+                // The gateway without what is only on by default, too.
+                let lean = || finish(clippy(&["-p", "gearway", "--no-default-features"]));
+                let target = crate::workspace().join("target");
+                let target = target.to_string_lossy();
+                let fuzz = || {
+                    finish(clippy(&["--manifest-path", FUZZ, "--bins", "--target-dir", &target]))
+                };
+                both(both(finish(clippy(&["--workspace", "--all-targets"])), lean), fuzz)
             }
             Self::Doc => {
                 let mut command = cargo(&["doc", "--workspace", "--no-deps"]);
@@ -175,6 +187,17 @@ fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(crate::workspace()).args(arguments);
     command
+}
+
+/// The second check runs whatever became of the first.
+fn both(
+    first: anyhow::Result<Outcome>,
+    second: impl FnOnce() -> anyhow::Result<Outcome>,
+) -> anyhow::Result<Outcome> {
+    match (first?, second()?) {
+        (Outcome::Passed, second) => Ok(second),
+        (first, _) => Ok(first),
+    }
 }
 
 fn finish(mut command: Command) -> anyhow::Result<Outcome> {

@@ -280,8 +280,7 @@ proptest! {
 /// What a client gets for this JSON when a body counts as large from `large` bytes on, in pieces of `size`.
 fn respond(json: &str, large: usize, size: usize) -> Option<(u16, Vec<u8>)> {
     let reply = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{json}", json.len());
-    let mut reader = ReplyReader::new(1 << 20).decoding(crate::respond::opens_body);
-    reader.large = large;
+    let mut reader = ReplyReader::new(1 << 20).decoding(crate::respond::opens_body).large_from(large);
     let mut input = BytesMut::new();
     let answer = reply.as_bytes().chunks(size).find_map(|piece| {
         input.extend_from_slice(piece);
