@@ -234,7 +234,11 @@ impl Dispatcher {
                     this.pool.checkin(replica, connection, ended);
                 }
                 Ok(Exchange::NotWritten) => {}
-                Ok(Exchange::Lost(_) | Exchange::TooLarge | Exchange::Nonsense(_)) | Err(_) => {
+                Ok(Exchange::Lost(_)) => {
+                    replica.end_epoch(connection.epoch());
+                    replica.count_failure();
+                }
+                Ok(Exchange::TooLarge | Exchange::Nonsense(_)) | Err(_) => {
                     replica.count_failure();
                 }
             }

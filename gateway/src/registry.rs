@@ -457,6 +457,7 @@ impl Registry {
             rotation: AtomicU8::new(rotation as u8),
             is_probed: AtomicBool::new(false),
             alive_at: AtomicU64::new(self.inner.clock.now_ms()),
+            epoch: AtomicU32::new(0),
             calls: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             registration: PackedRegistration::new(claim.registration),

@@ -1,9 +1,12 @@
 //! Connections to workers, one call at a time on each.
 
-use gearway_tests::{Answer, Gateway, Registration, Request, Response, ScriptedWorker, wait};
+use gearway_tests::{Answer, Gate, Gateway, Registration, Request, Response, ScriptedWorker, wait};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use crate::expect::outcome_unknown;
 
 fn reply(text: &str) -> Vec<u8> {
     let body = json!({"result": {"type": "text", "value": text}}).to_string();
@@ -71,4 +74,32 @@ async fn an_answer_that_nobody_asked_for_answers_nobody() {
         stream.write_all(&reply("wrong")).await.expect("open");
         kept.push(stream);
     }
+}
+
+/// A process that dies closes its connections one after the other: the first call that is lost tells of the others.
+#[tokio::test]
+async fn a_lost_call_ends_the_other_connections_to_its_worker() {
+    let gateway = Gateway::start("[runtime]\nthreads = 1").await;
+    let worker = ScriptedWorker::start("worker");
+    worker.register(&gateway, &Registration::new("worker").handler("foo")).await;
+    let gate = Gate::default();
+    worker.always(Answer::text("done").after(&gate));
+    let mut asking = JoinSet::new();
+    for number in 0..3 {
+        let to = gateway.public_address();
+        asking.spawn(async move { Request::post("/foo", "x").send(to).await.status });
+        worker.call(number).await;
+    }
+    gate.open();
+    assert_eq!(asking.join_all().await, [200; 3]);
+    assert_eq!(worker.server().connections(), 3);
+    worker.always(Answer::close());
+    outcome_unknown(&gateway.post("/foo", "x").await);
+    worker.always(Answer::text("done"));
+    for _ in 0..3 {
+        assert_eq!(gateway.post("/foo", "x").await.status, 200);
+    }
+    // Neither of the two that were idle, and the new one for all.
+    let connections: Vec<usize> = worker.calls()[4..].iter().map(|call| call.http.connection).collect();
+    assert_eq!(connections, [3; 3]);
 }

@@ -36,6 +36,8 @@ pub struct Replica {
     pub(super) is_probed: AtomicBool,
     /// In milliseconds of the registry's lease clock.
     pub(super) alive_at: AtomicU64,
+    /// Moves on whenever a call is lost: connections of the time before are not used again.
+    pub(super) epoch: AtomicU32,
     pub(super) calls: AtomicU64,
     pub(super) failures: AtomicU64,
 }
@@ -131,6 +133,19 @@ impl Replica {
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| (n < self.max_concurrency).then_some(n + 1))
             .ok()
             .map(|_| Slot { replica: Arc::clone(self) })
+    }
+
+    /// The time in which connections made now may be used.
+    #[must_use]
+    pub fn epoch(&self) -> u32 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// A call was lost on a connection of this epoch. A process that dies closes its connections one after the other, and a call on
+    /// one that is not closed yet would be lost too; so none of them is used again.
+    pub fn end_epoch(&self, epoch: u32) {
+        // Those that are lost together are one event, and what was connected to since may be another process.
+        self.epoch.compare_exchange(epoch, epoch.wrapping_add(1), Ordering::AcqRel, Ordering::Relaxed).ok();
     }
 
     pub fn count_call(&self) {

@@ -29,6 +29,8 @@ pub struct Connection {
     alarm: Alarm,
     /// Whether it may carry another call: the last one was answered whole, and left nothing behind.
     is_reusable: bool,
+    /// The replica's epoch when it was made.
+    epoch: u32,
 }
 
 /// What became of a call.
@@ -63,7 +65,16 @@ struct Exchanging<'a> {
 
 impl Connection {
     pub(super) fn new(stream: Stream, tls: Option<Arc<ClientConfig>>) -> Self {
-        Self { stream, tls, alarm: Alarm::default(), is_reusable: true }
+        Self { stream, tls, alarm: Alarm::default(), is_reusable: true, epoch: 0 }
+    }
+
+    pub(super) fn of_epoch(self, epoch: u32) -> Self {
+        Self { epoch, ..self }
+    }
+
+    #[must_use]
+    pub fn epoch(&self) -> u32 {
+        self.epoch
     }
 
     #[must_use]

@@ -45,15 +45,16 @@ impl Pool {
         workers: &Workers,
         now: Instant,
     ) -> Result<Connection, ConnectError> {
+        let epoch = replica.epoch();
         while let Some(mut connection) = self.pop(replica, now) {
             // A worker that died or stopped while the connection was idle has closed it, and a call that is written into it now
             // could not be told from one that was lost on the way.
-            if connection.is_trusted(workers) && connection.is_untouched() {
+            if connection.epoch() == epoch && connection.is_trusted(workers) && connection.is_untouched() {
                 return Ok(connection);
             }
         }
         // In a box, so that calls that find a connection do not keep room for this.
-        Box::pin(super::connect(&replica.url, workers)).await
+        Ok(Box::pin(super::connect(&replica.url, workers)).await?.of_epoch(epoch))
     }
 
     fn pop(&self, replica: &Replica, now: Instant) -> Option<Connection> {
@@ -64,7 +65,8 @@ impl Pool {
 
     /// Keeps a connection for the next call, unless it cannot take one or its replica is gone.
     pub fn checkin(&self, replica: &Replica, connection: Connection, now: Instant) {
-        if !connection.is_reusable() || replica.rotation() == Rotation::Left {
+        let is_of_use = connection.is_reusable() && connection.epoch() == replica.epoch();
+        if !is_of_use || replica.rotation() == Rotation::Left {
             return;
         }
         let idle = Idle { connection, since: now, retire_after: retire_after(replica.dialect) };
