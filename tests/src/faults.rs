@@ -9,8 +9,9 @@ use fastrand::Rng;
 use parking_lot::Mutex;
 use serde_json::json;
 
-use crate::counted::{self, Answer, Clients, Load};
+use crate::counted::{self, Answer, Answered, Clients, Load};
 use crate::faulty::{End, Fault, FaultyWorker, Ledger, REQUEST_HEADER};
+use crate::process::Signal;
 use crate::scripted::Registration;
 use crate::wire::Request;
 use crate::{Gateway, admin, wait};
@@ -66,8 +67,54 @@ impl Faults {
     /// # Panics
     /// When it does not recover.
     pub async fn round(&mut self, requests: usize) -> Outcomes {
+        let mut rng = self.next_rng();
+        let clients = self.begin(&mut rng, requests);
+        let stop = Arc::new(AtomicBool::new(false));
+        let refusals =
+            tokio::spawn(refuse_at_random(Arc::clone(&self.workers), rng.fork(), Arc::clone(&stop)));
+        let answered = clients.finish().await;
+        stop.store(true, Ordering::SeqCst);
+        refusals.await.expect("it does not panic");
+        self.recover().await;
+        self.hold_against_the_ledger(&answered, false)
+    }
+
+    /// As [`round`](Self::round), but instead of its workers the gateway goes away: it is killed and started again, or stopped for a
+    /// while. A request without an answer breaks no promise then.
+    ///
+    /// # Panics
+    /// When it does not recover.
+    pub async fn round_of_kills(&mut self, requests: usize) -> Outcomes {
+        let mut rng = self.next_rng();
+        let mut answering = Box::pin(self.begin(&mut rng, requests).finish());
+        let answered = loop {
+            tokio::select! {
+                answered = &mut answering => break answered,
+                () = pause(&mut rng, 20..300) => {}
+            }
+            let what = if rng.bool() {
+                self.gateway.kill9();
+                self.gateway.start_again().await;
+                "gateway killed"
+            } else {
+                self.gateway.signal(Signal::STOP);
+                pause(&mut rng, 1..600).await;
+                self.gateway.signal(Signal::CONT);
+                "gateway stopped"
+            };
+            *self.injected.lock().entry(what).or_default() += 1;
+        };
+        self.recover().await;
+        self.hold_against_the_ledger(&answered, true)
+    }
+
+    fn next_rng(&mut self) -> Rng {
         self.rounds += 1;
-        let mut rng = Rng::with_seed(self.seed.wrapping_add(self.rounds as u64));
+        Rng::with_seed(self.seed.wrapping_add(self.rounds as u64))
+    }
+
+    /// From now on calls and connections fail, and clients call.
+    fn begin(&self, rng: &mut Rng, requests: usize) -> Clients {
         for worker in self.workers.iter() {
             let calls = Mutex::new(rng.fork());
             let injected = Arc::clone(&self.injected);
@@ -79,9 +126,6 @@ impl Faults {
             let connections = Mutex::new(rng.fork());
             worker.fail_connections(move || (connections.lock().u8(..20) == 0).then_some(End::Close));
         }
-        let stop = Arc::new(AtomicBool::new(false));
-        let refusals =
-            tokio::spawn(refuse_at_random(Arc::clone(&self.workers), rng.fork(), Arc::clone(&stop)));
         let load = Load {
             to: self.gateway.public_address(),
             clients: CLIENTS,
@@ -89,16 +133,15 @@ impl Faults {
             requests,
             seed: rng.u64(..),
         };
-        let answered = Clients::start(&load).finish().await;
-        stop.store(true, Ordering::SeqCst);
-        refusals.await.expect("it does not panic");
-        self.recover().await;
+        Clients::start(&load)
+    }
 
+    fn hold_against_the_ledger(&self, answered: &[Answered], may_go_unanswered: bool) -> Outcomes {
         let promises = answered.iter().filter_map(|one| match one.answer {
-            Answer::Nothing => Some(format!("request {} was not answered", one.number)),
+            Answer::Nothing if !may_go_unanswered => Some(format!("request {} was not answered", one.number)),
             _ => one.broken_promise(self.ledger.runs(&one.number), self.ledger.damage(&one.number)),
         });
-        let outcomes = Outcomes { answers: counted::tally(&answered), broken_promises: promises.collect() };
+        let outcomes = Outcomes { answers: counted::tally(answered), broken_promises: promises.collect() };
         self.ledger.clear();
         outcomes
     }
@@ -149,6 +192,10 @@ impl FaultyWorker {
         let answer = request.bearer(&gateway.registration_token()).send(gateway.admin_address()).await;
         admin::read_registered(&answer.expect_status(201).json())
     }
+}
+
+async fn pause(rng: &mut Rng, millis: std::ops::Range<u64>) {
+    tokio::time::sleep(Duration::from_millis(rng.u64(millis))).await;
 }
 
 /// Workers that go away for a moment, one after the other.

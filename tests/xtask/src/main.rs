@@ -13,6 +13,7 @@ mod deploy;
 mod docs;
 mod fuzz;
 mod kills;
+mod overload;
 mod readme;
 mod soak;
 mod stages;
@@ -58,7 +59,9 @@ enum Command {
     Bench(bench::Options),
     /// Feeds the gateway's parsers with what nobody would send.
     Fuzz(fuzz::Options),
-    /// Makes workers fail at random for a while, and prints what became of the requests.
+    /// Offers the gateway ten times what it takes on, and prints what becomes of it.
+    Overload(overload::Options),
+    /// Makes workers fail at random for a while, and kills and stops the gateway; prints what became of the requests.
     Soak(soak::Options),
 }
 
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
+        Command::Overload(options) => overload::run(&options),
         Command::Soak(options) => soak::run(&options),
     };
     match outcome {

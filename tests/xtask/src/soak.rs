@@ -10,6 +10,7 @@ use gearway_tests::vitals::{Vitals, slope};
 
 use crate::kills;
 
+const CONFIG: &str = "[workers]\npark = \"500ms\"";
 /// Between two looks at the gateway's memory.
 const REQUESTS_PER_ROUND: usize = 5000;
 
@@ -33,6 +34,8 @@ pub(crate) struct Options {
 struct Soak {
     started: Instant,
     answers: BTreeMap<String, usize>,
+    /// Of a gateway that was itself killed and stopped.
+    answers_of_killed: BTreeMap<String, usize>,
     /// Minutes, KiB and descriptors after each round.
     samples: Vec<(f64, Vitals)>,
     broken_promises: Vec<String>,
@@ -44,10 +47,13 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     println!("seed {seed}, {} minutes", options.minutes);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        let mut faults = Faults::start(seed, "[workers]\npark = \"500ms\"").await;
+        let mut faults = Faults::start(seed, CONFIG).await;
+        // Another gateway, so that the memory of the first one tells something.
+        let mut killed = Faults::start(seed, CONFIG).await;
         let mut soak = Soak {
             started: Instant::now(),
             answers: BTreeMap::new(),
+            answers_of_killed: BTreeMap::new(),
             samples: Vec::new(),
             broken_promises: Vec::new(),
         };
@@ -58,16 +64,25 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
                 *soak.answers.entry(kind).or_default() += times;
             }
             soak.broken_promises = outcomes.broken_promises;
+            let outcomes = killed.round_of_kills(REQUESTS_PER_ROUND).await;
+            for (kind, times) in outcomes.answers {
+                *soak.answers_of_killed.entry(kind).or_default() += times;
+            }
+            soak.broken_promises.extend(outcomes.broken_promises);
             let minutes = soak.started.elapsed().as_secs_f64() / 60.0;
             soak.samples.push((minutes, Vitals::of(faults.gateway.process().id())?));
         }
         if !soak.samples.is_empty() {
-            soak.print(&faults.injected());
+            let mut injected = faults.injected();
+            for (fault, times) in killed.injected() {
+                *injected.entry(fault).or_default() += times;
+            }
+            soak.print(&injected);
         }
         if !soak.broken_promises.is_empty() {
             bail!("broken promises: {:#?}", soak.broken_promises);
         }
-        drop(faults);
+        drop((faults, killed));
         if options.kills > 0 {
             kills::run(options.kills, seed).await?;
         }
@@ -77,7 +92,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 
 impl Soak {
     fn print(&self, injected: &BTreeMap<&'static str, usize>) {
-        let requests: usize = self.answers.values().sum();
+        let requests: usize = self.answers.values().chain(self.answers_of_killed.values()).sum();
         let row = |name: &str, value: &str| println!("| {name:<38} | {value:>16} |");
         row("", "");
         println!("|{:-<40}|{:->18}|", "", ":");
@@ -85,6 +100,9 @@ impl Soak {
         row("requests", &requests.to_string());
         for (kind, times) in &self.answers {
             row(&format!("answered {kind}"), &times.to_string());
+        }
+        for (kind, times) in &self.answers_of_killed {
+            row(&format!("gateway killed: {kind}"), &times.to_string());
         }
         for (fault, times) in injected.iter().filter(|(fault, _)| **fault != "none") {
             row(&format!("fault: {fault}"), &times.to_string());

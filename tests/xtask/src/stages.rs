@@ -116,9 +116,7 @@ impl Stage {
                 let lean = || finish(clippy(&["-p", "gearway", "--no-default-features"]));
                 let target = crate::workspace().join("target");
                 let target = target.to_string_lossy();
-                let fuzz = || {
-                    finish(clippy(&["--manifest-path", FUZZ, "--bins", "--target-dir", &target]))
-                };
+                let fuzz = || finish(clippy(&["--manifest-path", FUZZ, "--bins", "--target-dir", &target]));
                 both(both(finish(clippy(&["--workspace", "--all-targets"])), lean), fuzz)
             }
             Self::Doc => {
