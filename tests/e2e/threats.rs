@@ -12,6 +12,10 @@ use crate::collector::Collector;
 use crate::expect::{self, serving};
 use crate::terminal;
 
+mod secrets;
+mod transport;
+mod webhooks;
+
 /// A worker with a token for its own names is no operator.
 #[tokio::test]
 async fn a_registration_token_does_nothing_else() {
