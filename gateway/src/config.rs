@@ -164,6 +164,8 @@ pub struct Limits {
     pub body_timeout: Duration,
     pub request_timeout: Duration,
     pub max_connections: usize,
+    /// 0: no limit.
+    pub max_connections_per_address: usize,
     pub max_in_flight: usize,
     pub max_bytes_in_flight: u64,
 }
@@ -265,6 +267,7 @@ impl Config {
             ("public.listen", self.public.listen != new.public.listen),
             ("admin.listen", self.admin.listen != new.admin.listen),
             ("runtime.threads", self.runtime.threads != new.runtime.threads),
+            ("limits.max_connections", self.limits.max_connections != new.limits.max_connections),
         ]
         .into_iter()
         .filter_map(|(key, differs)| differs.then_some(key))
@@ -307,6 +310,7 @@ impl Default for Config {
                 body_timeout: Duration::from_mins(1),
                 request_timeout: Duration::from_mins(1),
                 max_connections: 10_000,
+                max_connections_per_address: 0,
                 max_in_flight: 2_000,
                 max_bytes_in_flight: 256 << 20,
             },

@@ -21,10 +21,16 @@ use tracing::debug;
 
 use crate::framing::{Activity, FramedIo, FramingLimits};
 use crate::proxy_protocol;
-use crate::relay::{self, Relay};
+use crate::relay::{self, Reception, Relay};
+use crate::telemetry::TlsFailure;
 use crate::tls;
 
+use self::reply_body::ReplyBody;
+use self::stream::ClientStream;
+
 mod http2;
+mod reply_body;
+mod stream;
 
 /// A client that keeps a connection without a request for this long has forgotten it.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
@@ -39,6 +45,7 @@ struct Serving {
     /// How long an idle connection is kept once the gateway drains.
     grace: Duration,
     activity: Activity,
+    reception: Reception,
 }
 
 /// Serves a connection that was just accepted, to its end.
@@ -48,8 +55,10 @@ pub(crate) async fn serve(
     relay: Arc<Relay>,
     grace: Duration,
     activity: Activity,
+    reception: Reception,
 ) {
-    let serving = Serving { peer, relay, grace, activity };
+    let stream = ClientStream::new(stream, activity.clone());
+    let serving = Serving { peer, relay, grace, activity, reception };
     let config = serving.relay.shared.config.load();
     let public = &config.public;
     if public.proxy_protocol && relay::is_trusted(peer.ip(), &public.trusted_proxies) {
@@ -63,7 +72,7 @@ pub(crate) async fn serve(
 }
 
 /// A connection that a proxy makes for somebody, whom it names first.
-async fn proxied(mut stream: TcpStream, timeout: Duration, mut serving: Serving) {
+async fn proxied(mut stream: ClientStream, timeout: Duration, mut serving: Serving) {
     let peer = serving.peer;
     match tokio::time::timeout(timeout, proxy_protocol::read(&mut stream)).await {
         Ok(Ok(client)) => {
@@ -76,7 +85,7 @@ async fn proxied(mut stream: TcpStream, timeout: Duration, mut serving: Serving)
 }
 
 /// What comes after whom the connection is from is known.
-async fn begin(stream: TcpStream, serving: Serving) {
+async fn begin(stream: ClientStream, serving: Serving) {
     let tls = serving.relay.shared.tls.load_full();
     match tls {
         None if serving.relay.shared.config.load().public.h2c => Box::pin(either(stream, serving)).await,
@@ -86,8 +95,9 @@ async fn begin(stream: TcpStream, serving: Serving) {
     }
 }
 
-async fn over_tls(stream: TcpStream, tls: Arc<ServerConfig>, serving: Serving) {
+async fn over_tls(stream: ClientStream, tls: Arc<ServerConfig>, serving: Serving) {
     let peer = serving.peer;
+    let metrics = Arc::clone(&serving.relay.shared.metrics);
     let timeout = serving.relay.shared.config.load().limits.header_timeout;
     // A drain does not end it: who has connected is served.
     match tokio::time::timeout(timeout, TlsAcceptor::from(tls).accept(stream)).await {
@@ -95,13 +105,19 @@ async fn over_tls(stream: TcpStream, tls: Arc<ServerConfig>, serving: Serving) {
             http2::serve(stream, serving).await;
         }
         Ok(Ok(stream)) => http1(stream, serving).await,
-        Ok(Err(error)) => debug!(%peer, %error, "a TLS handshake failed"),
-        Err(_) => debug!(%peer, "a TLS handshake took longer than limits.header_timeout"),
+        Ok(Err(error)) => {
+            metrics.count_tls_failure(TlsFailure::Refused);
+            debug!(%peer, %error, "a TLS handshake failed");
+        }
+        Err(_) => {
+            metrics.count_tls_failure(TlsFailure::TooSlow);
+            debug!(%peer, "a TLS handshake took longer than limits.header_timeout");
+        }
     }
 }
 
 /// A connection in clear text on which HTTP/2 may begin without further notice, by its first bytes.
-async fn either(mut stream: TcpStream, serving: Serving) {
+async fn either(mut stream: ClientStream, serving: Serving) {
     let peer = serving.peer;
     let timeout = serving.relay.shared.config.load().limits.header_timeout;
     let mut first = Vec::with_capacity(PREFACE.len());
@@ -120,13 +136,12 @@ async fn either(mut stream: TcpStream, serving: Serving) {
         Err(_) => return debug!(%peer, "no first bytes within limits.header_timeout"),
     }
     let is_http2 = first == PREFACE;
-    let (reader, writer) = stream.into_split();
-    let stream = tokio::io::join(io::Cursor::new(first).chain(reader), writer);
+    stream.put_back(first);
     if is_http2 { http2::serve(stream, serving).await } else { http1(stream, serving).await }
 }
 
 async fn http1<IO: AsyncRead + AsyncWrite + Unpin>(stream: IO, serving: Serving) {
-    let Serving { peer, relay, grace, activity } = serving;
+    let Serving { peer, relay, grace, activity, reception } = serving;
     let config = relay.shared.config.load_full();
     let limits = FramingLimits {
         max_header: usize::try_from(config.limits.max_header).unwrap_or(usize::MAX),
@@ -144,12 +159,13 @@ async fn http1<IO: AsyncRead + AsyncWrite + Unpin>(stream: IO, serving: Serving)
         // In a box for as long as it takes, so that idle connections do not keep room for a request.
         Box::pin(async move {
             activity.unless_let_go().await;
-            let mut response = relay.handle(peer, request).await;
-            if relay.drain.has_begun() {
+            let mut response = relay.handle(peer, reception, request).await;
+            if relay.drain.has_begun() || reception != Reception::Served {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             drop(busy);
-            Ok::<_, Infallible>(response)
+            let untaken = |bytes| relay.shared.in_flight.untaken(&activity, bytes);
+            Ok::<_, Infallible>(response.map(|body| ReplyBody::new(body, untaken)))
         })
     });
     let connection = http1::Builder::new()

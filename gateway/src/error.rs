@@ -22,7 +22,7 @@ pub enum Error {
     BodyTooSlow,
     #[error("there are too many header fields")]
     HeaderTooLarge,
-    #[error("too many requests for this {of}")]
+    #[error("too many {of}")]
     RateLimited { of: &'static str, retry_after: Duration },
     #[error("{0}")]
     NotAuthenticated(&'static str),

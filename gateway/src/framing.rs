@@ -222,6 +222,7 @@ impl<IO> FramedIo<IO> {
     fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let pace = *self.pace.get_or_insert_with(|| Pace::new(Instant::now(), self.idle_timeout));
         ready!(self.write_alarm.poll_until(cx, pace.due()));
+        self.activity.give_up();
         Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "the client takes no bytes, or hardly any"))
     }
 }

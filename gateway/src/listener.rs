@@ -8,23 +8,22 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::connection;
 use crate::drain::{Drain, IDLE_GRACE};
 use crate::framing::Activity;
-use crate::relay::Relay;
+use crate::relay::{Relay, Shared};
 
-use self::waiting::Waiting;
+use self::room::{Place, Room};
 
+mod room;
 mod waiting;
 
 /// Out of descriptors or memory: accepting again at once would only spin.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
-/// How often a place is looked for while everybody has work in progress.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
 const MAX_HANDED_OVER: usize = 1024;
 /// How often idle connections to workers are looked through.
 const RETIRE_EVERY: Duration = Duration::from_secs(1);
@@ -34,8 +33,8 @@ const RETIRE_EVERY: Duration = Duration::from_secs(1);
 pub struct Accepted {
     stream: std::net::TcpStream,
     peer: SocketAddr,
-    waiting: Arc<Waiting>,
-    _permit: OwnedSemaphorePermit,
+    room: Arc<Room>,
+    place: Place,
     _open: OpenConnection,
 }
 
@@ -78,53 +77,39 @@ impl Drop for OpenConnection {
 
 /// Accepts until `drain` begins, then takes what has already been connected: closing a listener resets what waits in it. That is not so
 /// when a successor has the same listener: then what waits is the successor's.
-pub async fn accept(listener: TcpListener, threads: Vec<RelayThread>, max_connections: usize, drain: Drain) {
-    let places = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
-    let waiting = Arc::new(Waiting::default());
+pub async fn accept(listener: TcpListener, threads: Vec<RelayThread>, shared: Arc<Shared>, drain: Drain) {
+    let room = Arc::new(Room::new(shared));
+    let recovering = tokio::spawn({
+        let room = Arc::clone(&room);
+        async move { room.recover_bytes().await }
+    });
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = drain.begun() => break,
         };
         match accepted {
-            Ok((stream, peer)) => match make_room(&places, &waiting).await {
-                Some(place) => hand_over(stream, peer, place, &waiting, &threads).await,
-                None => break,
+            Ok((stream, peer)) => match room.place(peer.ip()).await {
+                Some(place) => hand_over(stream, peer, place, &room, &threads).await,
+                None => debug!(%peer, "closed at once: limits.max_connections_per_address"),
             },
             Err(error) => refused(&error).await,
         }
     }
+    recovering.abort();
     while !drain.is_for_successor()
-        && let Ok(place) = Arc::clone(&places).try_acquire_owned()
+        && let Some(place) = room.free_place()
         && let Some(Ok((stream, peer))) = listener.accept().now_or_never()
     {
-        hand_over(stream, peer, place, &waiting, &threads).await;
-    }
-}
-
-/// A place for one more connection. Where there is none, who has kept the gateway waiting for the longest gives up his: slow
-/// clients are to keep nobody out, however many they are. When all are being worked for, newcomers wait.
-async fn make_room(places: &Arc<Semaphore>, waiting: &Waiting) -> Option<OwnedSemaphorePermit> {
-    loop {
-        if let Ok(place) = Arc::clone(places).try_acquire_owned() {
-            return Some(place);
-        }
-        let let_go = waiting.let_go_of_the_longest();
-        if let_go > 0 {
-            debug!(let_go, "limits.max_connections is reached; those who waited longest are let go");
-        }
-        match tokio::time::timeout(LOOK_AGAIN, Arc::clone(places).acquire_owned()).await {
-            Ok(place) => return place.ok(),
-            Err(_) => continue,
-        }
+        hand_over(stream, peer, place, &room, &threads).await;
     }
 }
 
 async fn hand_over(
     stream: TcpStream,
     peer: SocketAddr,
-    permit: OwnedSemaphorePermit,
-    waiting: &Arc<Waiting>,
+    place: Place,
+    room: &Arc<Room>,
     threads: &[RelayThread],
 ) {
     let Some(thread) = threads.iter().min_by_key(|thread| thread.open.load(Ordering::Relaxed)) else {
@@ -134,8 +119,7 @@ async fn hand_over(
     let stream = stream.set_nodelay(true).and_then(|()| stream.into_std());
     match stream {
         Ok(stream) => {
-            let waiting = Arc::clone(waiting);
-            let accepted = Accepted { stream, peer, waiting, _permit: permit, _open: thread.open() };
+            let accepted = Accepted { stream, peer, room: Arc::clone(room), place, _open: thread.open() };
             if thread.connections.send(accepted).await.is_err() {
                 warn!("a relay thread has ended; its connection is closed");
             }
@@ -161,10 +145,10 @@ pub async fn serve(mut connections: mpsc::Receiver<Accepted>, relay: Arc<Relay>,
     let retirement = tokio::spawn(retire_idle(Arc::clone(&relay)));
     while let Some(accepted) = connections.recv().await {
         let activity = Activity::new();
-        let waiting = Arc::clone(&accepted.waiting);
+        let (room, reception) = (Arc::clone(&accepted.room), accepted.place.reception);
         let grace = IDLE_GRACE.min(drain_timeout / 2);
         let task = open.spawn(connection(accepted, Arc::clone(&relay), grace, activity.clone()));
-        waiting.add(activity, task.abort_handle());
+        room.add(reception, activity, task.abort_handle());
     }
     open.close();
     let calls = relay.dispatcher.calls.clone();
@@ -191,7 +175,7 @@ async fn retire_idle(relay: Arc<Relay>) {
 }
 
 async fn connection(accepted: Accepted, relay: Arc<Relay>, grace: Duration, activity: Activity) {
-    let Accepted { stream, peer, waiting: _, _permit, _open } = accepted;
+    let Accepted { stream, peer, room: _, place, _open } = accepted;
     let Ok(stream) = TcpStream::from_std(stream) else { return };
-    connection::serve(stream, peer, relay, grace, activity).await;
+    connection::serve(stream, peer, relay, grace, activity, place.reception).await;
 }

@@ -39,7 +39,7 @@ impl RateLimits {
     /// When the address has used up its limit.
     pub fn check_address(&self, address: IpAddr) -> Result<(), Error> {
         match &self.per_address {
-            Some(limiter) => check(limiter, &one_client(address), "address"),
+            Some(limiter) => check(limiter, &one_client(address), "requests for this address"),
             None => Ok(()),
         }
     }
@@ -48,7 +48,7 @@ impl RateLimits {
     /// When the API key has used up its limit. Requests without a known key have none.
     pub fn check_key(&self, permit: &Permit) -> Result<(), Error> {
         match self.per_key.as_ref().zip(permit.access_key_fingerprint()) {
-            Some((limiter, key)) => check(limiter, &key, "API key"),
+            Some((limiter, key)) => check(limiter, &key, "requests for this API key"),
             None => Ok(()),
         }
     }
@@ -83,7 +83,7 @@ fn check<K: Hash + Eq + Clone>(
 }
 
 /// A client has a whole /64 of IPv6 addresses to itself, so that is what counts as one.
-fn one_client(address: IpAddr) -> IpAddr {
+pub(crate) fn one_client(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(address) => Ipv6Net::new_assert(address, 64).network().into(),

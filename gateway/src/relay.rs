@@ -15,26 +15,26 @@ use bytes::Bytes;
 use http::header::{CONNECTION, LOCATION, RETRY_AFTER};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio_rustls::rustls::ServerConfig;
 use tracing::warn;
 
 use crate::access_log::{self, Entry};
-use crate::admit::{Admission, InFlight};
+use crate::admit::{self, Admission, InFlight};
 use crate::auth::{Authenticator, Permit};
-use crate::body;
+use crate::body::{self, Unread};
 use crate::config::{self, Config, Unmatched};
 use crate::delivery::{Deliveries, Delivery, HeaderBlock, Policy, RouteName, now_ms};
 use crate::dispatch::{Dispatcher, Undelivered};
 use crate::drain::Drain;
 use crate::envelope::{self, Call};
 use crate::error::Error;
+use crate::framing::Activity;
 use crate::path::{self, CanonicalPath, Target};
 use crate::rate::RateLimits;
 use crate::registry::{Group, Handler, NoParking, Registry};
 use crate::route::Found;
-use crate::telemetry::{AuthFailure, Metrics};
+use crate::telemetry::{AuthFailure, Eviction, Metrics};
 use crate::trace::{Served, Trace, Tracer};
 use crate::webhook::{self, Outcome, Refused, Verification, WebhookRequest};
 
@@ -71,6 +71,17 @@ pub struct Relay {
     pub shared: Arc<Shared>,
     pub dispatcher: Dispatcher,
     pub drain: Drain,
+}
+
+/// What the clients of a connection are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reception {
+    /// What they ask for.
+    Served,
+    /// To come again: all of `limits.max_connections` are being worked for.
+    Full,
+    /// To come again: their address has `limits.max_connections_per_address`.
+    TooManyOfAddress,
 }
 
 /// A request without its body.
@@ -131,9 +142,30 @@ struct Trail<'r> {
     status: Option<StatusCode>,
 }
 
+impl Reception {
+    fn refuse(self) -> Result<(), Error> {
+        match self {
+            Self::Served => Ok(()),
+            Self::Full => {
+                let reason = "the gateway is at limits.max_connections".into();
+                Err(Error::NotRun { reason, retry_after: admit::RETRY_AFTER })
+            }
+            Self::TooManyOfAddress => {
+                let of = "connections of this address";
+                Err(Error::RateLimited { of, retry_after: admit::RETRY_AFTER })
+            }
+        }
+    }
+}
+
 impl Relay {
     /// Answers a request, whatever it is. What surrounds every response is here; what decides it is in `relay()`.
-    pub async fn handle(&self, peer: SocketAddr, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    pub async fn handle(
+        &self,
+        peer: SocketAddr,
+        reception: Reception,
+        request: Request<Incoming>,
+    ) -> Response<Bytes> {
         let config = self.shared.config.load_full();
         let (mut head, body) = request.into_parts();
         client::drop_connection_headers(&mut head.headers);
@@ -161,7 +193,7 @@ impl Relay {
                 status: None,
             },
         };
-        let result = match settled {
+        let result = match settled.and_then(|()| reception.refuse()) {
             Ok(()) => self.relay(&inbound, &mut progress, &config).await,
             Err(error) => Err(error),
         };
@@ -186,7 +218,7 @@ impl Relay {
         }
         config.public.cors.mark(&inbound.head.headers, response.headers_mut());
         progress.trail.status = Some(response.status());
-        response.map(Full::new)
+        response
     }
 
     /// Attempts until one has an answer; between two of them the request is parked.
@@ -271,7 +303,7 @@ impl Relay {
         if handler.delivery.is_none() && !handler.is_available() {
             return Err(Undelivered::NoReplica { lost: None });
         }
-        let (body, admission) = self.receive(&mut progress.body, config).await?;
+        let (body, admission) = self.receive(&mut progress.body, &inbound.head, config).await?;
         if !Arc::ptr_eq(&table, &self.shared.registry.table()) {
             return Err(Undelivered::Outdated);
         }
@@ -324,11 +356,22 @@ impl Relay {
     }
 
     /// Lets the request in and reads its body, once.
-    async fn receive(&self, body: &mut Received, config: &Config) -> Result<(Bytes, Arc<Admission>), Error> {
+    async fn receive(
+        &self,
+        body: &mut Received,
+        head: &Parts,
+        config: &Config,
+    ) -> Result<(Bytes, Arc<Admission>), Error> {
         match std::mem::replace(body, Received::Failed) {
             Received::Waiting(incoming) => {
-                let mut admission = self.shared.in_flight.enter(&config.limits)?;
-                let bytes = body::read(incoming, &config.limits, &mut admission).await?;
+                let admission = self.shared.in_flight.enter(&config.limits)?;
+                // Those of HTTP/1 see for themselves whose turn it is.
+                let connection = head.extensions.get::<Activity>();
+                let read = body::read(incoming, &config.limits, &admission, connection).await;
+                if matches!(read, Err(Unread::GivenUp)) {
+                    self.shared.metrics.count_evictions(Eviction::SlowBody, 1);
+                }
+                let bytes = read?;
                 *body = Received::Whole(bytes, Arc::new(admission));
             }
             read => *body = read,

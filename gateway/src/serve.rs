@@ -168,8 +168,8 @@ impl<'a> Gateway<'a> {
         let control = control.start(control_ends.clone())?;
         let drained = runtime.block_on(async {
             let mut signals = Signals::new()?;
-            let max_connections = running.shared.config.load().limits.max_connections;
-            let accepting = tokio::spawn(listener::accept(public, relays, max_connections, drain.clone()));
+            let accepting =
+                tokio::spawn(listener::accept(public, relays, Arc::clone(&running.shared), drain.clone()));
             running.begin(predecessor)?;
             let deliveries = running.shared.deliveries.clone();
             let end = tokio::select! {

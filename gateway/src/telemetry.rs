@@ -54,6 +54,8 @@ pub struct Metrics {
     ejections: Family<WorkerLabel, Counter>,
     auth_failures: Family<ReasonLabel, Counter>,
     reloads: Family<OutcomeLabel, Counter>,
+    tls_failures: Family<ReasonLabel, Counter>,
+    evictions: Family<ReasonLabel, Counter>,
 }
 
 /// A number that lives elsewhere and is read when metrics are.
@@ -91,6 +93,30 @@ pub enum AuthFailure {
     AdminToken,
 }
 
+/// Why a client has no TLS connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsFailure {
+    /// The two do not agree, or the client went away.
+    Refused,
+    /// It took longer than `limits.header_timeout`.
+    TooSlow,
+}
+
+/// Whom a client had to make room for, or why there was none for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Eviction {
+    /// At `limits.max_connections`, the connection that had kept the gateway waiting for the longest.
+    Connection,
+    /// Among too many requests that wait for their bodies, the one whose came most slowly.
+    SlowBody,
+    /// At `limits.max_bytes_in_flight`, one of those who took their responses most slowly.
+    SlowReader,
+    /// A newcomer, because all of `limits.max_connections` are being worked for.
+    Full,
+    /// A newcomer of an address that has `limits.max_connections_per_address`.
+    Address,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct WorkerLabel {
     worker: Arc<str>,
@@ -126,6 +152,8 @@ impl Metrics {
             ejections: Family::default(),
             auth_failures: Family::default(),
             reloads: Family::default(),
+            tls_failures: Family::default(),
+            evictions: Family::default(),
         };
         metrics.begin_at_zero();
         let mut registry = metrics.registry.lock();
@@ -144,6 +172,16 @@ impl Metrics {
         registry.register("gearway_auth_failures", "Refused credentials", metrics.auth_failures.clone());
         let help = "Configurations that were read again, by whether they could be used";
         registry.register("gearway_config_reloads", help, metrics.reloads.clone());
+        registry.register(
+            "gearway_tls_handshake_failures",
+            "Clients' TLS handshakes that came to nothing",
+            metrics.tls_failures.clone(),
+        );
+        registry.register(
+            "gearway_evictions",
+            "Clients that were given up or turned away to keep room for others",
+            metrics.evictions.clone(),
+        );
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         // The exposition format adds `_info`.
         registry.register("gearway_build", "The gateway's version", build);
@@ -196,6 +234,14 @@ impl Metrics {
         self.requests.by_route()
     }
 
+    pub fn count_tls_failure(&self, reason: TlsFailure) {
+        self.tls_failures.get_or_create(&ReasonLabel { reason: reason.as_str() }).inc();
+    }
+
+    pub fn count_evictions(&self, reason: Eviction, clients: usize) {
+        self.evictions.get_or_create(&ReasonLabel { reason: reason.as_str() }).inc_by(clients as u64);
+    }
+
     /// Has `read` called whenever metrics are asked for. It must not block.
     pub fn watch(&self, reading: Reading, read: impl Fn() -> usize + Send + Sync + 'static) {
         self.registry.lock().register_collector(Box::new(Gauge(reading.named(), read)));
@@ -235,6 +281,12 @@ impl Metrics {
         }
         for reason in AuthFailure::ALL {
             drop(self.auth_failures.get_or_create(&ReasonLabel { reason: reason.as_str() }));
+        }
+        for reason in [TlsFailure::Refused, TlsFailure::TooSlow] {
+            drop(self.tls_failures.get_or_create(&ReasonLabel { reason: reason.as_str() }));
+        }
+        for reason in Eviction::ALL {
+            drop(self.evictions.get_or_create(&ReasonLabel { reason: reason.as_str() }));
         }
         for outcome in ["succeeded", "failed"] {
             drop(self.reloads.get_or_create(&OutcomeLabel { outcome }));
@@ -302,6 +354,29 @@ impl AuthFailure {
             Self::Signature => "signature",
             Self::Ambiguous => "ambiguous",
             Self::AdminToken => "admin_token",
+        }
+    }
+}
+
+impl TlsFailure {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::TooSlow => "too_slow",
+        }
+    }
+}
+
+impl Eviction {
+    const ALL: [Self; 5] = [Self::Connection, Self::SlowBody, Self::SlowReader, Self::Full, Self::Address];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Connection => "connection",
+            Self::SlowBody => "slow_body",
+            Self::SlowReader => "slow_reader",
+            Self::Full => "full",
+            Self::Address => "address",
         }
     }
 }

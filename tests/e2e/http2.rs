@@ -12,6 +12,8 @@ use self::frames::{Frame, Frames};
 use crate::expect::serving;
 
 mod frames;
+mod limits;
+mod slow;
 
 const H2C: &str = "[public]\nh2c = true\n";
 

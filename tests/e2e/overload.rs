@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use gearway_tests::server::{Answer, Gate};
 use gearway_tests::{Gateway, Registration, Request, ScriptedWorker, wait};
 use serde_json::json;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpSocket;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -131,4 +133,41 @@ async fn a_full_gateway_reads_no_body() {
     not_run(&connection.read_response().await.expect("an answer"));
     gate.open();
     drop(running.await.expect("no panic").expect_status(200));
+}
+
+/// Responses that their clients do not take count, and keep new requests out until they are given up.
+#[tokio::test]
+async fn responses_that_nobody_takes_are_in_flight_and_given_up() {
+    let (gateway, worker) =
+        serving("[limits]\nmax_connections = 100\nmax_bytes_in_flight = \"8MiB\"", &["foo", "large"]).await;
+    let large = "x".repeat(9 << 20);
+    worker.script(move |call| match call.envelope["name"].as_str() {
+        Some("large") => Answer::text(&large),
+        _ => Answer::text("done"),
+    });
+    let to = gateway.public_address();
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("a smaller buffer");
+    let mut holding = socket.connect(to).await.expect("a connection");
+    holding.write_all(&Request::get("/large").to_bytes(to)).await.expect("a connection");
+    wait::until("the response waits for its client", async || {
+        let metrics = gateway.admin().get("/metrics").await.text();
+        let bytes = metrics.lines().find_map(|line| line.strip_prefix("gearway_bytes_in_flight "));
+        bytes.and_then(|bytes| bytes.parse().ok()).filter(|bytes: &u64| *bytes >= 9 << 20)
+    })
+    .await;
+    not_run(&gateway.get("/foo").await);
+    let served = wait::until("there is room again", async || {
+        let response = gateway.get("/foo").await;
+        if response.status == 200 {
+            return Some(response);
+        }
+        not_run(&response);
+        None
+    })
+    .await;
+    assert_eq!(served.text(), "done");
+    let metrics = gateway.admin().get("/metrics").await.text();
+    assert!(metrics.contains("gearway_evictions_total{reason=\"slow_reader\"} 1"), "{metrics}");
+    drop(holding);
 }

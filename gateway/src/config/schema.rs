@@ -145,6 +145,10 @@ pub(super) static KEYS: &[Key] = &[
     plain("limits.body_timeout", Plain::Duration(TEN_MS..=DAY, |d| &mut d.config.limits.body_timeout)),
     plain("limits.request_timeout", Plain::Duration(TEN_MS..=DAY, |d| &mut d.config.limits.request_timeout)),
     plain("limits.max_connections", Plain::Count(1..=10_000_000, |d| &mut d.config.limits.max_connections)),
+    plain(
+        "limits.max_connections_per_address",
+        Plain::Count(0..=10_000_000, |d| &mut d.config.limits.max_connections_per_address),
+    ),
     plain("limits.max_in_flight", Plain::Count(1..=10_000_000, |d| &mut d.config.limits.max_in_flight)),
     plain(
         "limits.max_bytes_in_flight",

@@ -556,6 +556,7 @@ fn the_contract_s_example_is_read() {
             body_timeout: Duration::from_secs(120),
             request_timeout: Duration::from_secs(3600),
             max_connections: 7,
+            max_connections_per_address: 0,
             max_in_flight: 8,
             max_bytes_in_flight: 10_000_000,
         },
@@ -918,7 +919,11 @@ fn keys_that_need_a_restart_are_named() {
     new.public.listen.set_port(1);
     new.admin.listen.set_port(2);
     new.runtime.threads += 1;
-    assert_eq!(old.needs_restart(&new), ["data_dir", "public.listen", "admin.listen", "runtime.threads"]);
+    new.limits.max_connections += 1;
+    assert_eq!(
+        old.needs_restart(&new),
+        ["data_dir", "public.listen", "admin.listen", "runtime.threads", "limits.max_connections"]
+    );
 }
 
 #[test]

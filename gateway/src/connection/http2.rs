@@ -14,10 +14,13 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
 use tracing::debug;
 
 use self::traffic::{Traffic, Verdict};
 use super::Serving;
+use super::reply_body::ReplyBody;
+use crate::relay::Reception;
 
 mod traffic;
 
@@ -41,21 +44,30 @@ pub(super) async fn serve<IO>(stream: IO, serving: Serving)
 where
     IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let Serving { peer, relay, grace, activity } = serving;
+    let Serving { peer, relay, grace, activity, reception } = serving;
     let limits = relay.shared.config.load().limits.clone();
     let drain = relay.drain.clone();
     let traffic = Arc::new(Traffic::new(limits.header_timeout, activity.clone()));
+    let turned_away = Arc::new(Notify::new());
+    let given_up = activity.clone();
     let service = service_fn({
         let traffic = Arc::clone(&traffic);
-        move |request: Request<Incoming>| {
+        let turned_away = Arc::clone(&turned_away);
+        move |mut request: Request<Incoming>| {
             let relay = Arc::clone(&relay);
             let unanswered = traffic.begin();
             let activity = activity.clone();
+            request.extensions_mut().insert(activity.clone());
+            let turned_away = Arc::clone(&turned_away);
             async move {
                 activity.unless_let_go().await;
-                let response = relay.handle(peer, request).await;
+                let response = relay.handle(peer, reception, request).await;
+                if reception != Reception::Served {
+                    turned_away.notify_one();
+                }
                 let taking = unanswered.answered();
-                Ok::<_, Infallible>(response.map(|body| taking.body(body)))
+                let untaken = |bytes| relay.shared.in_flight.untaken(&activity, bytes);
+                Ok::<_, Infallible>(response.map(|body| taking.body(ReplyBody::new(body, untaken))))
             }
         }
     });
@@ -81,6 +93,11 @@ where
                 connection.as_mut().graceful_shutdown();
                 traffic.leave_within(grace);
             }
+            () = turned_away.notified(), if !leaving => {
+                leaving = true;
+                connection.as_mut().graceful_shutdown();
+                traffic.leave_within(LEAVE_WITHIN);
+            }
             verdict = traffic.watch() => match verdict {
                 Verdict::Idle if !leaving => {
                     leaving = true;
@@ -88,6 +105,7 @@ where
                     traffic.leave_within(LEAVE_WITHIN);
                 }
                 verdict @ (Verdict::Idle | Verdict::NoRequest | Verdict::NotTaken | Verdict::Flood) => {
+                    given_up.give_up();
                     return debug!(%peer, reason = %verdict, "an HTTP/2 connection is cut off");
                 }
             },

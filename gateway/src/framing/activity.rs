@@ -1,8 +1,9 @@
 //! Whether a request of a connection is being answered.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::task::Waker;
+use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
@@ -29,6 +30,10 @@ struct Shared {
     closes_at: OnceLock<Instant>,
     /// Since when the client owes bytes, in milliseconds of the process; [`WE_OWE`], or [`LET_GO`].
     owing_since: AtomicU64,
+    /// Bytes of responses that wait for the client to take them.
+    untaken: AtomicU64,
+    /// The connection ends because its client takes nothing, or floods it.
+    given_up: AtomicBool,
 }
 
 /// One request in progress, from its head until its response's last byte was handed to hyper: drop it with the
@@ -36,6 +41,12 @@ struct Shared {
 #[derive(Debug)]
 #[must_use = "the request counts as answered once this is dropped"]
 pub struct InProgress(Activity);
+
+/// A request in progress whose client has to send the rest of it first. While all of a connection's requests wait so, its client
+/// owes; drop it once the rest has come.
+#[derive(Debug)]
+#[must_use = "the gateway works for the request again once this is dropped"]
+pub(crate) struct AwaitsClient(Activity);
 
 impl Activity {
     /// Of a connection that has just been accepted: its client owes a request.
@@ -51,6 +62,11 @@ impl Activity {
     pub fn owing_since(&self) -> Option<u64> {
         let since = self.0.owing_since.load(Ordering::Relaxed);
         (since != WE_OWE && since != LET_GO).then_some(since)
+    }
+
+    /// The [`owing_since`](Self::owing_since) of a client that begins to owe so long ago.
+    pub(crate) fn since(ago: Duration) -> u64 {
+        now().saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX))
     }
 
     /// Gives the connection up, if its client still owes what it owed then. From then on none of its requests begins.
@@ -93,6 +109,41 @@ impl Activity {
         InProgress(self.clone())
     }
 
+    /// One of the requests in progress waits for its client.
+    pub(crate) fn await_client(&self) -> AwaitsClient {
+        self.end_one();
+        AwaitsClient(self.clone())
+    }
+
+    /// What its client has not taken yet is not worth keeping: the connection ends, and with it what the system holds for it.
+    pub(crate) fn give_up(&self) {
+        self.0.given_up.store(true, Ordering::Release);
+    }
+
+    /// Whether the connection ends because of what its client did or left undone.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.0.given_up.load(Ordering::Acquire) || self.is_let_go()
+    }
+
+    pub(crate) fn add_untaken(&self, bytes: u64) {
+        self.0.untaken.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn sub_untaken(&self, bytes: u64) {
+        self.0.untaken.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn untaken(&self) -> u64 {
+        self.0.untaken.load(Ordering::Relaxed)
+    }
+
+    fn end_one(&self) {
+        if self.0.in_progress.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.client_owes();
+            self.0.connection.wake();
+        }
+    }
+
     /// Ends the connection at `at`, or as soon after that as it is idle. Takes effect when the connection is polled next.
     /// Bytes that have come by then are read first: what the client sent is not thrown away unseen.
     pub fn close_when_idle(&self, at: Instant) {
@@ -115,11 +166,14 @@ impl Activity {
 
 impl Drop for InProgress {
     fn drop(&mut self) {
-        let shared = &self.0.0;
-        if shared.in_progress.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.client_owes();
-            shared.connection.wake();
-        }
+        self.0.end_one();
+    }
+}
+
+impl Drop for AwaitsClient {
+    fn drop(&mut self) {
+        self.0.0.in_progress.fetch_add(1, Ordering::Relaxed);
+        self.0.client_has_paid();
     }
 }
 

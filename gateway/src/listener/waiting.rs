@@ -32,6 +32,32 @@ impl Waiting {
         list.connections.push((activity, task));
     }
 
+    /// Closes connections whose clients have owed since `since` or longer, and have not taken `bytes` of their responses, or as many
+    /// as there are. Tells how many were.
+    pub(super) fn let_go_of_untaken(&self, since: u64, mut bytes: u64) -> usize {
+        let list = self.0.lock();
+        let mut owing: Vec<(u64, usize)> = list
+            .connections
+            .iter()
+            .enumerate()
+            .filter(|(_, (activity, _))| activity.untaken() > 0)
+            .filter_map(|(place, (activity, _))| Some((activity.owing_since()?, place)))
+            .filter(|(owing_since, _)| *owing_since <= since)
+            .collect();
+        owing.sort_unstable();
+        let mut let_go = 0;
+        for (since, place) in owing {
+            let (activity, task) = &list.connections[place];
+            let untaken = activity.untaken();
+            if bytes > 0 && activity.let_go(since) {
+                task.abort();
+                bytes = bytes.saturating_sub(untaken);
+                let_go += 1;
+            }
+        }
+        let_go
+    }
+
     /// Closes the connections whose clients have owed a request, or the rest of one, for the longest. A connection that the
     /// gateway is working for is never closed, so there may be none. Tells how many were.
     pub(super) fn let_go_of_the_longest(&self) -> usize {

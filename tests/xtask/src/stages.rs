@@ -111,7 +111,7 @@ impl Stage {
                     return Ok(Outcome::Skipped(missing));
                 }
                 let warnings = ["--", "-D", "warnings"];
-                let clippy = |arguments: &[&str]| cargo(&[&["clippy"], arguments, &warnings].concat());
+                let clippy = |arguments: &[&str]| cargo(&[&["clippy"][..], arguments, &warnings].concat());
                 // The gateway without what is only on by default, too.
                 let lean = || finish(clippy(&["-p", "gearway", "--no-default-features"]));
                 let target = crate::workspace().join("target");

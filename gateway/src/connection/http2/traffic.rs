@@ -6,13 +6,14 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::Buf;
 use hyper::body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::super::IDLE_TIMEOUT;
+use super::super::reply_body::Held;
 use crate::framing::{Activity, InProgress, Pace};
 
 /// How often a busy connection's responses are looked at.
@@ -70,6 +71,7 @@ struct State {
 #[derive(Debug)]
 pub(super) struct Unanswered {
     open: Open,
+    _working: InProgress,
     given_up: GivenUp,
 }
 
@@ -84,7 +86,6 @@ struct GivenUp {
 #[derive(Debug)]
 struct Open {
     traffic: Arc<Traffic>,
-    _request: InProgress,
 }
 
 /// A response on its way to the client. Its body and each piece of it that waits inside h2 hold it.
@@ -104,7 +105,7 @@ pub(super) struct Watched<B> {
 /// A piece of such a body; h2 takes bytes off it as the socket takes them.
 #[derive(Debug)]
 pub(super) struct Piece {
-    bytes: Bytes,
+    bytes: Held,
     taking: Arc<Taking>,
 }
 
@@ -130,7 +131,7 @@ impl Traffic {
         }
         state.open += 1;
         let given_up = GivenUp { traffic: Arc::clone(self), answered: false };
-        Unanswered { open: Open { traffic: Arc::clone(self), _request: self.activity.begin() }, given_up }
+        Unanswered { open: Open { traffic: Arc::clone(self) }, _working: self.activity.begin(), given_up }
     }
 
     /// From now on the connection ends soon after it has nothing to do.
@@ -188,7 +189,7 @@ impl State {
 impl Unanswered {
     /// There is a response; from now on the client has to take it.
     pub(super) fn answered(self) -> Arc<Taking> {
-        let Self { open, mut given_up } = self;
+        let Self { open, mut given_up, _working } = self;
         given_up.answered = true;
         let pace = Arc::new(Mutex::new(Pace::new(Instant::now(), IDLE_TIMEOUT)));
         open.traffic.state.lock().responses.push(Arc::downgrade(&pace));
@@ -202,7 +203,7 @@ impl Taking {
     }
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Body for Watched<B> {
+impl<B: Body<Data = Held> + Unpin> Body for Watched<B> {
     type Data = Piece;
     type Error = B::Error;
 
