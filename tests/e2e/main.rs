@@ -1,6 +1,7 @@
 //! The contract, section by section, asked of the real gateway over real sockets.
 
 mod admin;
+mod attacks;
 mod authentication;
 mod collector;
 mod commands;

@@ -122,3 +122,34 @@ async fn run(mut command: Command) -> Result<Output, String> {
     let [stdout, stderr] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
     Err(format!("{shown}: {}\n{stdout}{stderr}", output.status))
 }
+
+/// A program of a Debian package, installed if it is missing. [`None`], said loudly, where it cannot be.
+///
+/// # Panics
+/// In CI, where nothing may be missing.
+pub async fn debian(program: &str, package: &str) -> Option<PathBuf> {
+    let found = || {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let folders = std::env::split_paths(&path).chain(["/usr/bin".into(), "/usr/sbin".into()]);
+        folders.map(|folder| folder.join(program)).find(|file| file.is_file())
+    };
+    if let Some(found) = found() {
+        return Some(found);
+    }
+    let mut install = Command::new("sh");
+    let line = format!("apt-get update && apt-get install --yes --no-install-recommends {package}");
+    install.args(["-c", &line]).env("DEBIAN_FRONTEND", "noninteractive");
+    let installed = tokio::time::timeout(SETUP_LIMIT, run(install)).await;
+    let found = found();
+    if found.is_none() {
+        let reason = format!("{program} is missing, and {package} could not be installed: {installed:?}");
+        assert!(std::env::var_os("CI").is_none_or(|value| value != "true"), "{reason}");
+        skipped(&reason);
+    }
+    found
+}
+
+#[expect(clippy::print_stderr, reason = "a test that shows nothing must not look as if it did")]
+fn skipped(reason: &str) {
+    eprintln!("!!! SKIPPED: {reason}");
+}
