@@ -160,7 +160,8 @@ async fn http1<IO: AsyncRead + AsyncWrite + Unpin>(stream: IO, serving: Serving)
         Box::pin(async move {
             activity.unless_let_go().await;
             let mut response = relay.handle(peer, reception, request).await;
-            if relay.drain.has_begun() || reception != Reception::Served {
+            // Who is answered before all of the body was read has to know that no other request is.
+            if relay.drain.has_begun() || reception != Reception::Served || activity.is_in_body() {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             drop(busy);

@@ -264,6 +264,9 @@ impl<IO: AsyncRead + Unpin> AsyncRead for FramedIo<IO> {
             }
             let was_in_body = this.messages.in_body();
             this.sift(buf, before);
+            if this.messages.in_body() != was_in_body {
+                this.activity.set_in_body(!was_in_body);
+            }
             if was_in_body && !this.messages.in_body() && !this.activity.client_has_paid() {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
             }

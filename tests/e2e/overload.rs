@@ -131,6 +131,9 @@ async fn a_full_gateway_reads_no_body() {
     let head = format!("POST /foo HTTP/1.1\r\nHost: {address}\r\nContent-Length: 1000000\r\n\r\n");
     connection.write(head.as_bytes()).await.expect("a connection");
     not_run(&connection.read_response().await.expect("an answer"));
+    // Nor does anybody wait in vain for an answer to what follows.
+    assert!(connection.is_closing());
+    connection.read_to_end().await;
     gate.open();
     drop(running.await.expect("no panic").expect_status(200));
 }
