@@ -21,7 +21,7 @@ use tracing::debug;
 
 use crate::framing::{Activity, FramedIo, FramingLimits};
 use crate::proxy_protocol;
-use crate::relay::{self, Reception, Relay};
+use crate::relay::{self, BodyUnread, Reception, Relay};
 use crate::telemetry::TlsFailure;
 use crate::tls;
 
@@ -160,8 +160,9 @@ async fn http1<IO: AsyncRead + AsyncWrite + Unpin>(stream: IO, serving: Serving)
         Box::pin(async move {
             activity.unless_let_go().await;
             let mut response = relay.handle(peer, reception, request).await;
-            // Who is answered before all of the body was read has to know that no other request is.
-            if relay.drain.has_begun() || reception != Reception::Served || activity.is_in_body() {
+            // Behind a body that has not come whole, no other request is answered.
+            let is_cut = response.extensions().get::<BodyUnread>().is_some() && activity.is_in_body();
+            if relay.drain.has_begun() || reception != Reception::Served || is_cut {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             drop(busy);

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use http::header::{CONNECTION, LOCATION, RETRY_AFTER};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use tokio_rustls::rustls::ServerConfig;
 use tracing::warn;
 
@@ -83,6 +83,10 @@ pub enum Reception {
     /// To come again: their address has `limits.max_connections_per_address`.
     TooManyOfAddress,
 }
+
+/// Marks a response whose request's body was not read to its end.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BodyUnread;
 
 /// A request without its body.
 struct Inbound {
@@ -168,6 +172,7 @@ impl Relay {
     ) -> Response<Bytes> {
         let config = self.shared.config.load_full();
         let (mut head, body) = request.into_parts();
+        let has_body = !body.is_end_stream();
         client::drop_connection_headers(&mut head.headers);
         let settled = client::settle_http2(&mut head);
         let peer_is_trusted = client::is_trusted(peer.ip(), &config.public.trusted_proxies);
@@ -210,6 +215,9 @@ impl Relay {
                 error_response(&error, &inbound.request_id)
             }
         };
+        if has_body && !matches!(progress.body, Received::Whole(..)) {
+            response.extensions_mut().insert(BodyUnread);
+        }
         if client::ends_connection(&inbound.head) {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
