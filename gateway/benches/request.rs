@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use gearway::auth::{Authenticator, Permit, Policy, TokenTable};
+use gearway::body::Body;
 use gearway::config::{self, Config, Jwt, JwtKeys, Secret};
 use gearway::data_dir::DataDir;
 use gearway::dialect::Dialect;
@@ -157,7 +158,7 @@ fn write_envelope(c: &mut Criterion) {
     }
     short(c, "write_envelope", |group| {
         for size in SIZES {
-            let body = Bytes::from(vec![0xa5; size]);
+            let body = Body::Plain(vec![0xa5; size].into());
             let call = Call {
                 method: &Method::POST,
                 path: &path,

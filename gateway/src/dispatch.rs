@@ -18,14 +18,16 @@ use self::choice::choose;
 pub use self::retry_budget::RetryBudget;
 use self::run_on::RunOn;
 use crate::admit::Admission;
+use crate::body::{Body, LARGE};
 use crate::config::Config;
 use crate::envelope::{self, Call};
 use crate::error::Error;
+use crate::pieces::{Pieces, WORTH_A_PIECE};
 use crate::registry::{Handler, Offer, Registry, Replica, Rotation, Slot};
 use crate::respond::{self, Verdict};
 use crate::telemetry::{Metrics, RetryReason};
 use crate::trace::{CallEnd, CallSpan, Trace, Tracer};
-use crate::upstream::{Answer, Connection, Exchange, LARGE, Outgoing, Pool};
+use crate::upstream::{Answer, Connection, Exchange, Outgoing, Pool};
 
 /// How often a call is sent at most, whatever the reasons: a bound on work, not a promise.
 const MAX_TRIES: usize = 16;
@@ -90,7 +92,7 @@ impl Dispatcher {
         trace: &Trace,
         admission: &Arc<Admission>,
         config: &Config,
-    ) -> Result<Response<Bytes>, Undelivered> {
+    ) -> Result<Response<Pieces>, Undelivered> {
         let mut declined: SmallVec<[Arc<str>; 2]> = SmallVec::new();
         let mut repeats = 0;
         let mut lost = None;
@@ -296,16 +298,20 @@ fn write(mut buffer: Vec<u8>, call: &Call<'_>, offer: &Offer, traceparent: &Head
     let head = offer.replica.call_head();
     let room = head.room(Some(traceparent));
     buffer.resize(room, 0);
-    let (mut length, mut rest, mut tail): (_, _, &[u8]) = (0, Bytes::new(), &[]);
-    if call.body.len() < LARGE {
+    let (mut length, mut rest, mut tail): (_, _, &[u8]) = (0, Body::Plain(Bytes::new()), &[]);
+    if call.body.len() < WORTH_A_PIECE as u64 {
         envelope::encode(call, offer, &mut buffer);
     } else {
-        envelope::encode_head(call, offer, call.body.len() as u64, &mut buffer);
-        (rest, tail) = (call.body.clone(), envelope::TAIL);
-        length = envelope::base64_len(rest.len()) + tail.len();
+        envelope::encode_head(call, offer, &mut buffer);
+        tail = envelope::TAIL;
+        length = envelope::base64_len(call.body.len()) + tail.len() as u64;
+        rest = match call.body {
+            Body::Plain(bytes) if bytes.len() < LARGE => Body::text_of(bytes),
+            other => other.clone(),
+        };
     }
-    length += buffer.len() - room;
-    let start = head.write(Some(traceparent), length as u64, &mut buffer[..room]);
+    length += (buffer.len() - room) as u64;
+    let start = head.write(Some(traceparent), length, &mut buffer[..room]);
     Outgoing::new(buffer, start, rest, tail)
 }
 

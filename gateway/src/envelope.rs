@@ -3,12 +3,12 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
-use bytes::Bytes;
 use gearway_protocol::Base64Body;
 use http::Method;
 use http::header::{self, HeaderMap, HeaderName};
 
 use crate::auth::{Permit, is_credential_header};
+use crate::body::Body;
 use crate::dialect::Dialect;
 use crate::json::{write_escaped, write_str};
 use crate::path::CanonicalPath;
@@ -25,7 +25,7 @@ pub struct Call<'a> {
     pub headers: &'a HeaderMap,
     /// The value of `Host`, or the authority of an absolute request target, which counts before it.
     pub host: &'a str,
-    pub body: &'a Bytes,
+    pub body: &'a Body,
     pub remote_addr: IpAddr,
     /// Whether what the peer says of those before it counts.
     pub peer_is_trusted: bool,
@@ -47,20 +47,24 @@ const USUAL_HEAD: usize = 1024;
 /// Appends the envelope to `out`, by hand: the body goes from its bytes to base64 in the outgoing buffer, with no string
 /// between.
 pub fn encode(call: &Call<'_>, offer: &Offer, out: &mut Vec<u8>) {
-    out.reserve(USUAL_HEAD + base64_len(call.body.len()));
-    encode_head(call, offer, call.body.len() as u64, out);
-    Base64Body::encode_to(call.body, out);
+    let room = base64_len(call.body.len()).saturating_add(USUAL_HEAD as u64);
+    out.reserve(usize::try_from(room).unwrap_or(USUAL_HEAD));
+    encode_head(call, offer, out);
+    match call.body {
+        Body::Plain(bytes) => Base64Body::encode_to(bytes, out),
+        Body::Text { text, .. } => text.iter().for_each(|piece| out.extend_from_slice(piece)),
+    }
     out.extend_from_slice(TAIL);
 }
 
 /// How long `length` bytes are in base64. An envelope is as long as its head, this and its [`TAIL`].
 #[must_use]
-pub const fn base64_len(length: usize) -> usize {
+pub const fn base64_len(length: u64) -> u64 {
     length.div_ceil(3) * 4
 }
 
-/// Appends what stands before the body's base64. `body_len` is how long the body will be, whether or not `call` has it yet.
-pub fn encode_head(call: &Call<'_>, offer: &Offer, body_len: u64, out: &mut Vec<u8>) {
+/// Appends what stands before the body's base64.
+pub fn encode_head(call: &Call<'_>, offer: &Offer, out: &mut Vec<u8>) {
     let dialect = offer.replica.dialect;
     out.extend_from_slice(br#"{"kind":"handler","name":"#);
     write_str(out, offer.name());
@@ -108,17 +112,17 @@ pub fn encode_head(call: &Call<'_>, offer: &Offer, body_len: u64, out: &mut Vec<
         out.push(b'"');
     }
     out.extend_from_slice(br#","header":{"#);
-    write_headers(out, call, body_len);
+    write_headers(out, call);
     out.extend_from_slice(br#"},"body":""#);
 }
 
-fn write_headers(out: &mut Vec<u8>, call: &Call<'_>, body_len: u64) {
+fn write_headers(out: &mut Vec<u8>, call: &Call<'_>) {
     out.extend_from_slice(br#""Host":["#);
     write_str(out, call.host);
     out.push(b']');
-    if body_len > 0 && !call.headers.contains_key(header::CONTENT_LENGTH) {
+    if !call.body.is_empty() && !call.headers.contains_key(header::CONTENT_LENGTH) {
         out.extend_from_slice(br#","Content-Length":[""#);
-        write_number(out, body_len);
+        write_number(out, call.body.len());
         out.extend_from_slice(br#""]"#);
     }
     // The values of one name follow each other, so none has to be looked up.

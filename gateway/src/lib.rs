@@ -11,6 +11,7 @@ pub mod envelope;
 pub mod framing;
 pub mod listener;
 pub mod path;
+pub mod pieces;
 pub mod proxy_protocol;
 pub mod rate;
 pub mod relay;

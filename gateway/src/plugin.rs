@@ -158,7 +158,7 @@ async fn init(registry: &Registry, plugin: &Plugin) -> Result<Vec<HandlerSpec>, 
     let mut bytes = vec![0; room];
     bytes.extend_from_slice(INIT.as_bytes());
     let start = head.write(None, INIT.len() as u64, &mut bytes[..room]);
-    let mut call = Outgoing::new(bytes, start, Bytes::new(), b"");
+    let mut call = Outgoing::new(bytes, start, Bytes::new().into(), b"");
     let mut input = BytesMut::new();
     let exchange = connection.exchange(&mut call, &mut input, MAX_INIT_REPLY, |_| false);
     let answer = match tokio::time::timeout(INIT_TIMEOUT, exchange).await {

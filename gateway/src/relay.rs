@@ -15,14 +15,14 @@ use bytes::Bytes;
 use http::header::{CONNECTION, LOCATION, RETRY_AFTER};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
-use hyper::body::{Body, Incoming};
+use hyper::body::{Body as _, Incoming};
 use tokio_rustls::rustls::ServerConfig;
 use tracing::warn;
 
 use crate::access_log::{self, Entry};
 use crate::admit::{self, Admission, InFlight};
 use crate::auth::{Authenticator, Permit};
-use crate::body::{self, Unread};
+use crate::body::{self, Body, Unread, Wanted};
 use crate::config::{self, Config, Unmatched};
 use crate::delivery::{Deliveries, Delivery, HeaderBlock, Policy, RouteName, now_ms};
 use crate::dispatch::{Dispatcher, Undelivered};
@@ -31,6 +31,7 @@ use crate::envelope::{self, Call};
 use crate::error::Error;
 use crate::framing::Activity;
 use crate::path::{self, CanonicalPath, Target};
+use crate::pieces::Pieces;
 use crate::rate::RateLimits;
 use crate::registry::{Group, Handler, NoParking, Registry};
 use crate::route::Found;
@@ -120,7 +121,7 @@ struct Progress<'r> {
 
 enum Received {
     Waiting(Incoming),
-    Whole(Bytes, Arc<Admission>),
+    Whole(Body, Arc<Admission>),
     /// Given up: reading it failed, and so did the request.
     Failed,
 }
@@ -169,7 +170,7 @@ impl Relay {
         peer: SocketAddr,
         reception: Reception,
         request: Request<Incoming>,
-    ) -> Response<Bytes> {
+    ) -> Response<Pieces> {
         let config = self.shared.config.load_full();
         let (mut head, body) = request.into_parts();
         let has_body = !body.is_end_stream();
@@ -212,7 +213,7 @@ impl Relay {
                 if access_log::is_read(config.log.access) {
                     progress.trail.error = Some(error.for_the_log());
                 }
-                error_response(&error, &inbound.request_id)
+                error_response(&error, &inbound.request_id).map(Pieces::from)
             }
         };
         if has_body && !matches!(progress.body, Received::Whole(..)) {
@@ -235,7 +236,7 @@ impl Relay {
         inbound: &Inbound,
         progress: &mut Progress<'_>,
         config: &Config,
-    ) -> Result<Response<Bytes>, Error> {
+    ) -> Result<Response<Pieces>, Error> {
         let trace =
             Trace::of_request(&inbound.head.headers, &inbound.request_id, self.dispatcher.tracer.as_ref());
         progress.trail.trace = Some(trace.clone());
@@ -248,7 +249,9 @@ impl Relay {
         let raw_path = inbound.head.uri.path();
         let path = match path::canonicalise(raw_path)? {
             Target::Path(path) => path,
-            Target::Redirect(path) => return Ok(redirect(&inbound.head.method, path, &query)),
+            Target::Redirect(path) => {
+                return Ok(redirect(&inbound.head.method, path, &query).map(Pieces::from));
+            }
         };
         progress.trail.remote_addr = remote_addr;
         let asked = Asked { host, raw_path, path, query, remote_addr, trace };
@@ -280,21 +283,22 @@ impl Relay {
         progress: &mut Progress<'_>,
         auth: &Authenticator,
         config: &Config,
-    ) -> Result<Response<Bytes>, Undelivered> {
+    ) -> Result<Response<Pieces>, Undelivered> {
         let Parts { method, headers, uri, .. } = &inbound.head;
         let table = self.shared.registry.table();
         let (endpoint, captures) = match table.routes.find(&asked.path) {
             Found::Match { value, captures } => (value, captures),
             Found::RedirectToSubtree => {
-                return Ok(redirect(method, format!("{}/", asked.path.encoded()), &asked.query));
+                let path = format!("{}/", asked.path.encoded());
+                return Ok(redirect(method, path, &asked.query).map(Pieces::from));
             }
-            Found::Nothing => return Ok(self.unmatched(method, config)?),
+            Found::Nothing => return Ok(self.unmatched(method, config)?.map(Pieces::from)),
         };
         progress.trail.route = Some(Arc::clone(&endpoint.path));
         if *method == Method::OPTIONS && endpoint.handler(method).is_none() {
             let methods = endpoint.handlers().map(|handler| handler.method);
             if let Some(response) = config.public.cors.preflight(headers, methods) {
-                return Ok(response);
+                return Ok(response.map(Pieces::from));
             }
         }
         let handler = endpoint
@@ -311,20 +315,22 @@ impl Relay {
         if handler.delivery.is_none() && !handler.is_available() {
             return Err(Undelivered::NoReplica { lost: None });
         }
-        let (body, admission) = self.receive(&mut progress.body, &inbound.head, config).await?;
+        let passed_on = handler.verify.is_empty() && handler.delivery.is_none();
+        let wanted = if passed_on { Wanted::ToPassOn } else { Wanted::Bytes };
+        let (body, admission) = self.receive(&mut progress.body, wanted, &inbound.head, config).await?;
         if !Arc::ptr_eq(&table, &self.shared.registry.table()) {
             return Err(Undelivered::Outdated);
         }
-        let verification = match verify(handler, inbound, &body, config)? {
-            Some(Outcome::Handshake(answer)) => return Ok(answer),
+        let verification = match verify(handler, inbound, body.clone(), config)? {
+            Some(Outcome::Handshake(answer)) => return Ok(answer.map(Pieces::from)),
             Some(Outcome::Verified(verification)) => Some(verification),
             None => None,
         };
         if let Some(policy) = &handler.delivery {
             let route = RouteName { path: Arc::clone(&endpoint.path), method: method.clone() };
-            let delivery = asked.delivery(inbound, route, policy, &permit, verification, body);
+            let delivery = asked.delivery(inbound, route, policy, &permit, verification, body.into_bytes());
             let accepted = self.shared.deliveries.accept(policy, delivery, admission, inbound.arrived);
-            return Ok(Box::pin(accepted).await?);
+            return Ok(Box::pin(accepted).await?.map(Pieces::from));
         }
         let call = Call {
             method,
@@ -367,25 +373,26 @@ impl Relay {
     async fn receive(
         &self,
         body: &mut Received,
+        wanted: Wanted,
         head: &Parts,
         config: &Config,
-    ) -> Result<(Bytes, Arc<Admission>), Error> {
+    ) -> Result<(Body, Arc<Admission>), Error> {
         match std::mem::replace(body, Received::Failed) {
             Received::Waiting(incoming) => {
                 let admission = self.shared.in_flight.enter(&config.limits)?;
                 // Those of HTTP/1 see for themselves whose turn it is.
                 let connection = head.extensions.get::<Activity>();
-                let read = body::read(incoming, &config.limits, &admission, connection).await;
+                let read = body::read(incoming, &config.limits, wanted, &admission, connection).await;
                 if matches!(read, Err(Unread::GivenUp)) {
                     self.shared.metrics.count_evictions(Eviction::SlowBody, 1);
                 }
-                let bytes = read?;
-                *body = Received::Whole(bytes, Arc::new(admission));
+                let whole = read?;
+                *body = Received::Whole(whole, Arc::new(admission));
             }
             read => *body = read,
         }
         match body {
-            Received::Whole(bytes, admission) => Ok((bytes.clone(), Arc::clone(admission))),
+            Received::Whole(whole, admission) => Ok((whole.clone(), Arc::clone(admission))),
             Received::Waiting(_) | Received::Failed => Err(Error::bad_request("the body could not be read")),
         }
     }
@@ -512,12 +519,13 @@ impl Asked<'_> {
 fn verify(
     handler: &Handler,
     inbound: &Inbound,
-    body: &Bytes,
+    body: Body,
     config: &Config,
 ) -> Result<Option<Outcome>, Error> {
     if handler.verify.is_empty() {
         return Ok(None);
     }
+    let body = &body.into_bytes();
     let Parts { method, headers, uri, .. } = &inbound.head;
     let request = WebhookRequest { method, headers, raw_path: uri.path(), raw_query: uri.query(), body };
     webhook::check(&handler.verify, &request, config, SystemTime::now()).map_err(|refused| match refused {

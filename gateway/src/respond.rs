@@ -16,13 +16,14 @@ use serde_json::{Map, Value};
 
 use crate::dialect::Dialect;
 use crate::error::Error;
+use crate::pieces::Pieces;
 use crate::upstream::Answer;
 
 /// What an answer means for its call.
 #[derive(Debug)]
 pub enum Verdict {
     /// The worker ran the handler, and this is what the client gets.
-    Done(Result<Response<Bytes>, Error>),
+    Done(Result<Response<Pieces>, Error>),
     /// The worker says that it did not run it.
     NotRun(&'static str),
 }
@@ -62,19 +63,19 @@ fn with_large_body(
     answer: &Answer,
     dialect: Dialect,
     max_body: u64,
-) -> Result<Response<Bytes>, Error> {
-    let Some(body) = &answer.large_body else { return Ok(response) };
+) -> Result<Response<Pieces>, Error> {
+    let Some(body) = &answer.large_body else { return Ok(response.map(Pieces::from)) };
     if dialect == Dialect::GearwayV1 {
         // Beside a text or a value, a body is a field that nobody knows.
         let reply: ReplyFields<'_> =
             serde_json::from_slice(&answer.body).map_err(|error| nonsense(error.to_string()))?;
         if reply.result.is_none_or(|result| result.r#type.as_deref() != Some("response")) {
-            return Ok(response);
+            return Ok(response.map(Pieces::from));
         }
     }
     let body = body.clone().map_err(|error| nonsense(format!("result.body: {error}")))?;
-    check_length(&body, max_body)?;
-    Ok(if has_content(response.status()) { response.map(|_| body) } else { response })
+    check_length(body.len(), max_body)?;
+    Ok(if has_content(response.status()) { response.map(|_| body) } else { response.map(Pieces::from) })
 }
 
 fn says_not_run(answer: &Answer) -> bool {
@@ -90,13 +91,12 @@ pub fn read(body: &Bytes, dialect: Dialect, max_body: u64) -> Result<Response<By
         Some(response) => response,
         None => read_any(body, dialect)?,
     };
-    check_length(response.body(), max_body)?;
+    check_length(response.body().len(), max_body)?;
     Ok(response)
 }
 
-fn check_length(body: &Bytes, max_body: u64) -> Result<(), Error> {
-    if body.len() as u64 > max_body {
-        let length = body.len();
+fn check_length(length: usize, max_body: u64) -> Result<(), Error> {
+    if length as u64 > max_body {
         return Err(nonsense(format!("a body of {length} bytes; limits.max_body is {max_body}")));
     }
     Ok(())

@@ -38,9 +38,6 @@ use crate::config::Workers;
 /// A worker on the same machine or network answers a SYN in well under a second, or is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Bodies from this size on are encoded and decoded piece by piece. Below it, memory for the whole costs less than the pieces.
-pub const LARGE: usize = 256 << 10;
-
 /// Why there is no connection: nothing of a call was written.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {

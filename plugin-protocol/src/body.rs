@@ -32,6 +32,23 @@ impl Base64Body {
         }
     }
 
+    /// Writes the text that goes on the wire to the beginning of `out`, and returns its length: four for each three bytes, begun or whole.
+    ///
+    /// # Panics
+    /// When `out` is shorter than that.
+    #[must_use]
+    pub fn encode_slice(bytes: &[u8], out: &mut [u8]) -> usize {
+        base64_turbo::STANDARD.encode_slice(bytes, out).expect("room for the text")
+    }
+
+    /// Writes the bytes that `text` stands for to the beginning of `out`, and returns how many they are.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode), or when `out` has no room for three bytes for each four characters; `out` may have changed all the same.
+    pub fn decode_slice(text: &[u8], out: &mut [u8]) -> Result<usize, BodyError> {
+        base64_turbo::STANDARD.decode_slice(text, out).map_err(|_| BodyError)
+    }
+
     /// Appends the bytes that `text` stands for to `out`.
     ///
     /// # Errors

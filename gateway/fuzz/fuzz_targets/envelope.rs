@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::FutureExt;
+use gearway::body::Body;
 use gearway::auth::{Authenticator, Policy, TokenTable};
 use gearway::config::{Auth, Config, Secret};
 use gearway::data_dir::DataDir;
@@ -98,7 +99,7 @@ fuzz_target!(|data: &[u8]| {
                 query: "",
                 headers: &headers,
                 host: "h",
-                body: &body,
+                body: &Body::Plain(body.clone()),
                 remote_addr: IpAddr::V4(Ipv4Addr::LOCALHOST),
                 peer_is_trusted,
                 request_id: "id",

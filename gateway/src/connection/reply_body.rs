@@ -1,5 +1,6 @@
 //! A response's body, whose bytes count as in flight until the client has taken them.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io::IoSlice;
 use std::pin::Pin;
@@ -9,12 +10,16 @@ use bytes::{Buf, Bytes};
 use hyper::body::{Body, Frame, SizeHint};
 
 use crate::admit::Untaken;
+use crate::pieces::Pieces;
 
-/// The body, in one piece.
+/// The body, piece by piece.
 #[derive(Debug)]
-pub(super) struct ReplyBody(Option<Held>);
+pub(super) struct ReplyBody {
+    pieces: VecDeque<Held>,
+    length: u64,
+}
 
-/// Its bytes, which are given back to the budget once whoever writes them drops them.
+/// A piece of it, which is given back to the budget once whoever writes it drops it.
 #[derive(Debug)]
 pub(super) struct Held {
     bytes: Bytes,
@@ -22,8 +27,10 @@ pub(super) struct Held {
 }
 
 impl ReplyBody {
-    pub(super) fn new(bytes: Bytes, untaken: impl FnOnce(u64) -> Untaken) -> Self {
-        Self((!bytes.is_empty()).then(|| Held { _untaken: untaken(bytes.len() as u64), bytes }))
+    pub(super) fn new(body: Pieces, untaken: impl Fn(u64) -> Untaken) -> Self {
+        let length = body.len() as u64;
+        let held = |bytes: Bytes| Held { _untaken: untaken(bytes.len() as u64), bytes };
+        Self { pieces: body.into_iter().map(held).collect(), length }
     }
 }
 
@@ -35,15 +42,19 @@ impl Body for ReplyBody {
         self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Held>, Infallible>>> {
-        Poll::Ready(self.get_mut().0.take().map(|held| Ok(Frame::data(held))))
+        let this = self.get_mut();
+        Poll::Ready(this.pieces.pop_front().map(|held| {
+            this.length -= held.bytes.len() as u64;
+            Ok(Frame::data(held))
+        }))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_none()
+        self.pieces.is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.as_ref().map_or(0, |held| held.bytes.len() as u64))
+        SizeHint::with_exact(self.length)
     }
 }
 

@@ -21,11 +21,13 @@ use super::waiting::Waiting;
 use super::{Answer, Caller, Reply};
 use crate::admit::Admission;
 use crate::auth::Permit;
+use crate::body::Body;
 use crate::config::Config;
 use crate::dispatch::{Dispatcher, Undelivered};
 use crate::envelope::Call;
 use crate::error::Error;
 use crate::path::{self, CanonicalPath, Target};
+use crate::pieces::Pieces;
 use crate::route::Found;
 use crate::store::StoreError;
 use crate::trace::Trace;
@@ -179,7 +181,7 @@ impl Courier {
             query: &delivery.query,
             headers: &headers,
             host: &delivery.host,
-            body: &delivery.body,
+            body: &Body::Plain(delivery.body.clone()),
             remote_addr: delivery.remote_addr,
             // What did not count was left out when it was kept.
             peer_is_trusted: true,
@@ -191,7 +193,7 @@ impl Courier {
         };
         let trace = Trace::resumed(&delivery.traceparent, self.dispatcher.tracer.as_ref());
         match self.dispatcher.dispatch(handler, &call, &trace, admission, config).await {
-            Ok(response) => Outcome::Answered(Ok(response)),
+            Ok(response) => Outcome::Answered(Ok(response.map(Pieces::into_bytes))),
             Err(Undelivered::NoReplica { lost: None } | Undelivered::Outdated) => {
                 Outcome::NotRun(Duration::ZERO)
             }

@@ -5,7 +5,6 @@
 //! here, that one would have read to the same response.
 
 use bytes::Bytes;
-use gearway_protocol::Base64Body;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
 use memchr::memchr;
@@ -13,6 +12,7 @@ use memchr::memchr;
 use super::{has_content, is_the_gateways, typed};
 use crate::dialect::Dialect;
 use crate::json::plain_prefix;
+use crate::pieces;
 
 /// The response, if the reply has the usual shape.
 pub(super) fn scan(reply: &Bytes, dialect: Dialect) -> Option<Response<Bytes>> {
@@ -37,8 +37,8 @@ pub(super) fn scan(reply: &Bytes, dialect: Dialect) -> Option<Response<Bytes>> {
         }
         (Dialect::GearwayV1, Some(b"response"), None) | (Dialect::SkygearV1, None, None) => {
             let status = status?;
-            let body = Base64Body::decode_bytes(body.unwrap_or_default()).ok()?;
-            let mut response = Response::new(if has_content(status) { body.into() } else { Bytes::new() });
+            let body = pieces::decode(body.unwrap_or_default()).ok()?;
+            let mut response = Response::new(if has_content(status) { body } else { Bytes::new() });
             *response.status_mut() = status;
             *response.headers_mut() = header.unwrap_or_default();
             Some(response)

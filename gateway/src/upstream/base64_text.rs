@@ -3,10 +3,12 @@
 use gearway_protocol::Base64Body;
 use memchr::memchr2;
 
+use crate::pieces::{PieceWriter, Pieces};
+
 /// The inside of a JSON string that holds standard, padded base64.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Base64Text {
-    decoded: Vec<u8>,
+    decoded: PieceWriter,
     /// Characters that are not four yet.
     rest: Vec<u8>,
     /// A JSON escape that is not whole yet.
@@ -17,18 +19,6 @@ pub(super) struct Base64Text {
 }
 
 impl Base64Text {
-    /// For a text of `length` characters or so.
-    pub(super) fn with_capacity(length: usize) -> Self {
-        Self {
-            // A little more than it takes, which its decoder asks for.
-            decoded: Vec::with_capacity(length / 4 * 3 + 16),
-            rest: Vec::with_capacity(4),
-            escape: Vec::new(),
-            is_padded: false,
-            is_bad: false,
-        }
-    }
-
     /// Takes text up to the quote that ends the string. Returns where in `text` that quote is, if it is there.
     pub(super) fn push(&mut self, text: &[u8]) -> Option<usize> {
         let mut at = 0;
@@ -55,8 +45,8 @@ impl Base64Text {
     }
 
     /// The bytes that the whole text stands for; [`None`] when it is not base64.
-    pub(super) fn finish(self) -> Option<Vec<u8>> {
-        (!self.is_bad && self.rest.is_empty()).then_some(self.decoded)
+    pub(super) fn finish(self) -> Option<Pieces> {
+        (!self.is_bad && self.rest.is_empty()).then(|| self.decoded.finish())
     }
 
     fn decode(&mut self, mut text: &[u8]) {
@@ -75,12 +65,18 @@ impl Base64Text {
         self.rest.extend_from_slice(&text[fours..]);
     }
 
-    fn decode_fours(&mut self, text: &[u8]) {
-        if text.is_empty() || self.is_bad {
-            return;
+    /// What four characters stand for never lies across two pieces: only the last four are padded.
+    fn decode_fours(&mut self, mut text: &[u8]) {
+        while !text.is_empty() && !self.is_bad {
+            let room = self.decoded.room();
+            let (now, later) = text.split_at(text.len().min(room.len() / 3 * 4));
+            match Base64Body::decode_slice(now, room) {
+                Ok(written) if !self.is_padded => self.decoded.advance(written),
+                Ok(_) | Err(_) => self.is_bad = true,
+            }
+            self.is_padded = now.ends_with(b"=");
+            text = later;
         }
-        self.is_bad = self.is_padded || Base64Body::decode_to(text, &mut self.decoded).is_err();
-        self.is_padded = text.ends_with(b"=");
     }
 
     /// Reads the escape once it is whole. Few characters of base64 can be escaped, and `\/` is the only one that anybody writes.
@@ -109,12 +105,12 @@ mod tests {
     use super::*;
 
     fn in_pieces(text: &[u8], size: usize) -> Option<Vec<u8>> {
-        let mut decoding = Base64Text::with_capacity(text.len());
+        let mut decoding = Base64Text::default();
         for piece in text.chunks(size) {
             assert_eq!(decoding.push(piece), None);
         }
         assert_eq!(decoding.push(b"\"}}"), Some(0));
-        decoding.finish()
+        decoding.finish().map(|decoded| decoded.into_bytes().to_vec())
     }
 
     #[test]

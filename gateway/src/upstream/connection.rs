@@ -189,10 +189,17 @@ impl Exchanging<'_> {
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.write_error.is_none() {
             let unwritten = self.call.unwritten();
-            if unwritten.is_empty() {
-                break;
-            }
-            match ready!(Pin::new(&mut *self.stream).poll_write(cx, unwritten)) {
+            let stream = Pin::new(&mut *self.stream);
+            let written = match &unwritten[..] {
+                [only, others @ ..] if others.iter().all(|slice| slice.is_empty()) => {
+                    if only.is_empty() {
+                        break;
+                    }
+                    stream.poll_write(cx, only)
+                }
+                several => stream.poll_write_vectored(cx, several),
+            };
+            match ready!(written) {
                 Ok(0) => self.write_error = Some(io::ErrorKind::WriteZero.into()),
                 Ok(written) => self.call.advance(written),
                 Err(error) => self.write_error = Some(error),

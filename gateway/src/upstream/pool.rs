@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use super::{Buffers, ConnectError, Connection};
 use crate::config::Workers;
 use crate::dialect::Dialect;
+use crate::pieces;
 use crate::registry::{Replica, Rotation};
 
 /// Idle connections of one relay thread, by replica, and the buffers of the calls on them. Connections stay on the thread that
@@ -87,5 +88,6 @@ impl Pool {
             !connections.is_empty() && is_known(id)
         });
         self.buffers.trim();
+        pieces::trim();
     }
 }

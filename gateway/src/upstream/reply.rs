@@ -10,10 +10,11 @@ use gearway_protocol::BodyError;
 use http::StatusCode;
 use memchr::memmem;
 
-use super::LARGE;
 use super::base64_text::Base64Text;
 use super::reply_head::{Framing, ReplyHead};
+use crate::body::LARGE;
 use crate::framing::{ChunkScan, ChunkStep};
+use crate::pieces::Pieces;
 
 /// The longest head of a reply. Nothing that the gateway reads of one is longer than a line.
 const MAX_HEAD: usize = 64 << 10;
@@ -36,7 +37,7 @@ pub struct Answer {
     /// JSON, mostly.
     pub body: Bytes,
     /// What the result's own body decodes to, where it is large: then `body` has an empty text in its place.
-    pub large_body: Option<Result<Bytes, BodyError>>,
+    pub large_body: Option<Result<Pieces, BodyError>>,
 }
 
 /// Tells of a reply's JSON up to and with a quote whether that quote opens the text of the result's own body.
@@ -184,7 +185,7 @@ impl ReplyReader {
                                     status: head.status,
                                     head: Bytes::copy_from_slice(&input[..head.len]),
                                     json: json[..start].to_vec(),
-                                    text: Base64Text::with_capacity(*length),
+                                    text: Base64Text::default(),
                                     is_text: true,
                                     missing: *length - start,
                                 };
@@ -220,12 +221,12 @@ impl ReplyReader {
                         input.reserve(PIECE);
                         return Ok(None);
                     }
-                    let text = std::mem::replace(text, Base64Text::with_capacity(0));
+                    let text = std::mem::take(text);
                     return Ok(Some(Answer {
                         status: *status,
                         head: std::mem::take(head),
                         body: std::mem::take(json).into(),
-                        large_body: Some(text.finish().map(Bytes::from).ok_or(BodyError)),
+                        large_body: Some(text.finish().ok_or(BodyError)),
                     }));
                 }
                 At::Chunked { status, head, scan, body } => {

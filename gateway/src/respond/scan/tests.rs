@@ -1,6 +1,8 @@
 use proptest::prelude::*;
 
 use super::super::read_any;
+use gearway_protocol::Base64Body;
+
 use super::*;
 
 /// What the scanner reads, the other reader reads to the same; whether it read anything.

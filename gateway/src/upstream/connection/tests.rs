@@ -13,7 +13,7 @@ async fn connected() -> (Connection, TcpStream) {
 }
 
 async fn exchange(connection: &mut Connection, call: &[u8]) -> Exchange {
-    let mut outgoing = Outgoing::new(call.to_vec(), 0, Bytes::new(), b"");
+    let mut outgoing = Outgoing::new(call.to_vec(), 0, Bytes::new().into(), b"");
     connection.exchange(&mut outgoing, &mut BytesMut::new(), 1 << 20, |_| false).await
 }
 
@@ -107,7 +107,7 @@ async fn a_large_reply_keeps_no_memory() {
             worker.read_exact(&mut [0; 4]).await.unwrap();
             worker.write_all(&reply.concat()).await.unwrap();
         };
-        let mut outgoing = Outgoing::new(b"call".to_vec(), 0, Bytes::new(), b"");
+        let mut outgoing = Outgoing::new(b"call".to_vec(), 0, Bytes::new().into(), b"");
         let (exchange, ()) =
             tokio::join!(connection.exchange(&mut outgoing, &mut input, 1 << 20, |_| false), serve);
         let Exchange::Answered(answer) = exchange else { panic!("{exchange:?}") };

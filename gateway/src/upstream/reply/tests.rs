@@ -289,7 +289,7 @@ fn respond(json: &str, large: usize, size: usize) -> Option<(u16, Vec<u8>)> {
     assert!(large > 0 || size > 1 || answer.large_body.is_some() || !json.contains("\"body\":\""), "{json}");
     match crate::respond::judge(&answer, crate::dialect::Dialect::GearwayV1, 1 << 20) {
         crate::respond::Verdict::Done(Ok(response)) => {
-            Some((response.status().as_u16(), response.into_body().to_vec()))
+            Some((response.status().as_u16(), response.into_body().into_bytes().to_vec()))
         }
         crate::respond::Verdict::Done(Err(_)) | crate::respond::Verdict::NotRun(_) => None,
     }
