@@ -178,7 +178,6 @@ impl<'a> Gateway<'a> {
                 error = store.failure() => End::Failed(error),
             };
             running.state.readiness.set(Phase::Draining);
-            info!("draining");
             let (grace, failure) = match end {
                 End::Stop => {
                     notify::stopping();
@@ -195,6 +194,7 @@ impl<'a> Gateway<'a> {
                     (IDLE_GRACE, None)
                 }
             };
+            info!("draining");
             // Its sockets, too, are closed: what is not accepted any more must not look as if it were.
             drop(running.sockets);
             let drained = tokio::task::spawn_blocking(move || join(threads));
