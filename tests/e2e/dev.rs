@@ -81,6 +81,16 @@ async fn routes_requests_and_errors_are_shown_and_a_changed_file_restarts_the_wo
     assert!(!dev.lines().iter().any(|line| line.contains('\u{1b}')), "no colours off a terminal");
 }
 
+/// As when its terminal is closed.
+#[tokio::test]
+async fn a_hang_up_ends_it_with_all_that_it_started() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (dev, public) = dev(folder.path(), &["sleep", "600"]).await;
+    dev.signal(Signal::HUP);
+    assert_eq!(dev.wait_for_exit().await.code(), Some(0));
+    assert!(std::net::TcpStream::connect(public).is_err(), "the gateway went on");
+}
+
 #[tokio::test]
 async fn a_worker_that_does_not_register_and_a_taken_port_get_a_hint() {
     let folder = tempfile::tempdir().expect("a folder");
