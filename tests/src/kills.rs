@@ -47,7 +47,8 @@ pub struct Outcome {
     pub acknowledged: usize,
     /// Attempts that reached a worker.
     pub runs: usize,
-    /// Attempts that a worker had and the log did not know the end of, over all kills; and at one kill at most.
+    /// Attempts that a worker got from the gateway that was killed, and whose end the log did not know, over all kills; and at one kill at
+    /// most.
     pub in_flight: usize,
     pub most_in_flight: usize,
     /// Attempts that ran again.
@@ -128,12 +129,15 @@ impl Kills {
         for run in &runs {
             attempts.entry((&run.delivery, run.attempt)).or_default().push(run);
         }
+        let mut lives_from = 0;
         for kill in &self.kills {
+            let lived = lives_from..=kill.over;
             let in_flight = kill.log.pending.iter().filter(|(delivery, recorded)| {
                 let runs = attempts.get(&(delivery.as_str(), **recorded + 1));
-                runs.is_some_and(|runs| runs.iter().any(|run| run.started <= kill.over))
+                runs.is_some_and(|runs| runs.iter().any(|run| lived.contains(&run.started)))
             });
             let in_flight = in_flight.count();
+            lives_from = kill.over + 1;
             outcome.in_flight += in_flight;
             outcome.most_in_flight = outcome.most_in_flight.max(in_flight);
         }
