@@ -40,7 +40,9 @@ fuzz_target!(|data: &[u8]| {
 /// What a client would get; nothing for nonsense.
 fn response(answer: &Answer) -> Option<(u16, Vec<u8>)> {
     match judge(answer, Dialect::GearwayV1, MAX_BODY) {
-        Verdict::Done(Ok(response)) => Some((response.status().as_u16(), response.into_body().to_vec())),
+        Verdict::Done(Ok(response)) => {
+            Some((response.status().as_u16(), response.into_body().into_bytes().to_vec()))
+        }
         Verdict::Done(Err(_)) | Verdict::NotRun(_) => None,
     }
 }
