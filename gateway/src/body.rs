@@ -67,6 +67,7 @@ impl Body {
             Self::Plain(bytes) => bytes,
             Self::Text { text, .. } => {
                 let decoded = Base64Body::decode_bytes(&text.into_bytes());
+                // No client's bytes are decoded here: `Arriving::encode` and `text_of` made every text.
                 decoded.expect("text that was written here").into()
             }
         }

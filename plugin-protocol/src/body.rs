@@ -49,14 +49,6 @@ impl Base64Body {
         base64_turbo::STANDARD.decode_slice(text, out).map_err(|_| BodyError)
     }
 
-    /// Appends the bytes that `text` stands for to `out`.
-    ///
-    /// # Errors
-    /// As [`decode`](Self::decode); `out` may have grown all the same.
-    pub fn decode_to(text: &[u8], out: &mut Vec<u8>) -> Result<(), BodyError> {
-        base64_turbo::STANDARD.decode_vec(text, out).map_err(|_| BodyError)
-    }
-
     /// The bytes that `text` stands for.
     ///
     /// # Errors

@@ -8,8 +8,8 @@ pub struct PieceWriter {
 }
 
 impl PieceWriter {
-    /// Room for what comes next: never empty, and a multiple of `step` bytes long as long as multiples of it are written. `step` has
-    /// to divide [`PIECE`].
+    /// Room for what comes next, which is never empty. Who writes multiples of a number that divides [`PIECE`] always finds room for
+    /// such a multiple.
     pub fn room(&mut self) -> &mut [u8] {
         if let Some(full) = self.current.take_if(|current| current.filled == PIECE) {
             self.full.push(full.freeze());
