@@ -36,7 +36,7 @@ pub use self::group::{Group, NoParking};
 use self::lease_events::{LeaseEvent, LeaseEvents};
 use self::methods::Methods;
 pub use self::packed::PackedRegistration;
-pub use self::refusal::{Conflict, Refusal};
+pub use self::refusal::{Conflict, NoRoom, Refusal};
 pub use self::replica::{Replica, Rotation, Slot};
 pub use self::table::{Endpoint, Handler, Offer, Table};
 use crate::config::{Config, Secret};
@@ -144,7 +144,9 @@ impl Registry {
         };
         let group = self.group(&record.owner);
         let key = (handler.pattern.shape(), method.clone());
-        let route = Remembered { group, dialect, spec: record.handler, handler, lost_at: record.lost_at };
+        let spec_size = packed::json_size(&record.handler);
+        let lost_at = record.lost_at;
+        let route = Remembered { group, dialect, spec: record.handler, handler, lost_at, spec_size };
         book.remembered.insert(key, route);
     }
 
@@ -192,7 +194,7 @@ impl Registry {
     ///
     /// # Errors
     /// When the url is outside `workers.allowed_urls`, the configuration has not the secrets that handlers name, a route
-    /// belongs to another name, or the store fails.
+    /// belongs to another name, the gateway knows too much already, or the store fails.
     pub async fn register(&self, claim: Claim) -> Result<Registered, Refusal> {
         upstream::resolve(&claim.url, &self.config().workers)
             .await

@@ -646,3 +646,24 @@ async fn a_body_under_way_does_not_keep_an_old_policy() {
     expect::error(&response, 401, 101, "NotAuthenticated");
     assert_eq!((open.calls().len(), strict.calls().len()), (0, 0));
 }
+
+/// Whoever may register is not thereby allowed to keep the gateway busy, or to fill its log.
+#[tokio::test]
+async fn a_name_as_long_as_a_request_is_judged_at_once() {
+    let gateway = Gateway::start("").await;
+    let worker = ScriptedWorker::start("worker");
+    let token = gateway.registration_token();
+    let name: String = (0..300_000).map(|number| format!("/{{p{number}}}")).collect();
+    let register = async |name: &str| {
+        let registration = Registration::new("worker").handler(name);
+        worker.try_register(&gateway, &registration, Some(&token)).await
+    };
+    assert_eq!(register(&name).await.status, 201);
+    for (mistake, wanted) in [("/{p0}", "two parameters"), ("/\\", "backslash"), ("//", "empty segment")] {
+        let refused = register(&format!("{name}{mistake}")).await.expect_status(400);
+        assert_eq!(refused.json()["error"]["info"]["field"], "handlers[0].name");
+        assert!(refused.body.len() < 16 << 10, "{wanted}: {} bytes", refused.body.len());
+    }
+    assert!(gateway.log().iter().all(|line| line.len() < 64 << 10));
+    assert_eq!(gateway.admin().routes().await.len(), 1);
+}

@@ -18,6 +18,9 @@ use crate::registry::Refusal;
 use crate::store::StoreError;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// A message repeats what it refuses, which may be as large as a request.
+const LONGEST_MESSAGE: usize = 4096;
+const CONFLICTS_LISTED: usize = 1000;
 /// When a store that failed or a gateway that goes away is worth another try.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 
@@ -58,7 +61,12 @@ struct ErrorDetail {
 
 impl AdminError {
     pub(super) fn new(status: StatusCode, code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, code, message: message.into(), info: None, retry_after: None }
+        let mut message = message.into();
+        if message.len() > LONGEST_MESSAGE {
+            let kept = message.floor_char_boundary(LONGEST_MESSAGE);
+            message = format!("{}…", &message[..kept]).into();
+        }
+        Self { status, code, message, info: None, retry_after: None }
     }
 
     pub(super) fn malformed(message: impl Into<Cow<'static, str>>) -> Self {
@@ -119,6 +127,7 @@ impl From<Refusal> for AdminError {
             Refusal::Conflict { conflicts, .. } => {
                 let conflicts: Vec<_> = conflicts
                     .iter()
+                    .take(CONFLICTS_LISTED)
                     .map(|conflict| {
                         json!({
                             "path": conflict.path,
@@ -129,6 +138,10 @@ impl From<Refusal> for AdminError {
                     .collect();
                 let info = Map::from_iter([("conflicts".to_owned(), conflicts.into())]);
                 Self { info: Some(info), ..Self::new(StatusCode::CONFLICT, ErrorCode::DUPLICATED, message) }
+            }
+            Refusal::NoRoom(_) => {
+                let info = Map::from_iter([("field".to_owned(), "handlers".into())]);
+                Self { info: Some(info), ..Self::unavailable(message) }
             }
             Refusal::UnknownWorker { .. } | Refusal::UnknownRoute { .. } => Self::not_found(message),
             Refusal::RouteInUse { .. } => {

@@ -544,6 +544,34 @@ async fn a_conflict_names_both() {
 }
 
 #[tokio::test]
+async fn a_conflict_of_many_routes_is_told_in_few_words() {
+    let listener = Listener::new().await;
+    let paths: Vec<_> = (0..2000).map(|number| format!("path-{number}")).collect();
+    let paths: Vec<_> = paths.iter().map(String::as_str).collect();
+    listener.register(&worker("orders", &paths)).await;
+    let answer = listener.answer(post("/v1/workers", &worker("billing", &paths)).token(ADMIN)).await;
+    assert_eq!((answer.status, answer.error_code()), (409, 109));
+    let error = &answer.json()["error"];
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains("and so do 5990 more") && message.len() < 1000, "{message}");
+    assert_eq!(error["info"]["conflicts"].as_array().unwrap().len(), 1000);
+}
+
+#[tokio::test]
+async fn a_registration_without_room_is_told_so_and_the_others_go_on() {
+    let listener = Listener::new().await;
+    listener.register(&worker("orders", &["foo"])).await;
+    listener.state.registry.know_at_most(1000).await;
+    let long = "x".repeat(1000);
+    let answer = listener.answer(post("/v1/workers", &worker("greedy", &[&long])).token(ANY)).await;
+    assert_eq!((answer.status, answer.error_code()), (503, 118));
+    assert!(answer.headers.contains_key("retry-after"));
+    assert_eq!(answer.json()["error"]["info"]["field"], "handlers");
+    listener.register(&worker("orders", &["foo"])).await;
+    assert_eq!(listener.answer(get("/v1/workers")).await.json()["workers"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn a_url_outside_the_allowed_ranges_is_refused() {
     let listener = Listener::new().await;
     let mut registration = worker("orders", &["foo"]);

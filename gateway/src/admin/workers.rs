@@ -78,7 +78,7 @@ pub(super) fn drain_methods() -> MethodRouter<AdminState> {
         (status = PAYLOAD_TOO_LARGE, body = ErrorBody, description = "the body is larger than 64 MiB"),
         (status = UNSUPPORTED_MEDIA_TYPE, body = ErrorBody, description = "the body is not JSON by its Content-Type"),
         (status = UNPROCESSABLE_ENTITY, body = ErrorBody, description = "the url is outside `workers.allowed_urls`, or `verify` names what the configuration has not"),
-        (status = SERVICE_UNAVAILABLE, response = Unavailable),
+        (status = SERVICE_UNAVAILABLE, body = ErrorBody, description = "nothing was changed: the gateway drains, its disk fails, or it knows too much already", headers(("Retry-After" = u64, description = "seconds"))),
     )
 )]
 pub(super) async fn register(

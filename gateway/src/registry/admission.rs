@@ -84,11 +84,15 @@ impl Registry {
         let before = (book.replicas.clone(), book.draining.clone());
         let mut outlived = Vec::new();
         let mut claimed = Claimed::new();
+        let mut known = book.known();
         let mut changes = Vec::new();
         let mut admitted = Vec::new();
         let mut outcomes = Vec::with_capacity(line.len());
         for replica in line {
-            if let Err(refusal) = self.refuse_conflicts(replica, &claimed) {
+            let refused = self
+                .refuse_conflicts(replica, &claimed)
+                .and_then(|()| book.find_room(known, replica).map_err(Refusal::NoRoom));
+            if let Err(refusal) = refused {
                 outcomes.push(Err(refusal));
                 continue;
             }
@@ -101,6 +105,9 @@ impl Registry {
             changes.extend(replaced.iter().map(|old| Change::RemoveWorker { worker_id: old.id.to_string() }));
             let relisted = book.take_remembered(replica.name());
             changes.extend(relisted.iter().map(|((shape, method), _)| forget(shape, method)));
+            known += replica.registration.size();
+            known -= replaced.iter().map(|old| old.registration.size()).sum::<usize>();
+            known -= relisted.iter().map(|(_, route)| route.size()).sum::<usize>();
             outlived.extend(relisted);
             if replica.lease.is_some() {
                 changes.push(Change::PutWorker(worker_record(replica)));

@@ -9,14 +9,20 @@ use smallvec::SmallVec;
 use super::claim::ClaimedHandler;
 use super::group::Group;
 use super::methods::Methods;
+use super::packed::json_size;
+use super::refusal::NoRoom;
 use super::replica::Replica;
 use super::table::{Endpoint, Handler, Offer, Table};
 use crate::dialect::Dialect;
 use crate::route::{RouteTable, Shape};
 use crate::store::{Change, RouteRecord, WorkerRecord};
 
+/// The most that workers and known routes may come to, as JSON: some two million handlers. The table takes a few times as much
+/// memory, and counts its names' bytes in 32 bits.
+const MOST_KNOWN: usize = 256 << 20;
+
 /// Everything that the table follows from.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Book {
     /// In the order in which they registered. A replica that takes no more calls stays here until its routes are remembered: no
     /// change in between may make them unknown.
@@ -25,6 +31,8 @@ pub(super) struct Book {
     pub(super) draining: Vec<Arc<Replica>>,
     /// Known routes that no replica lists.
     pub(super) remembered: HashMap<(Shape, Method), Remembered>,
+    /// The most that all of these may come to when a registration is added, in bytes of JSON.
+    pub(super) most_known: usize,
 }
 
 /// A known route without a worker.
@@ -35,9 +43,64 @@ pub(super) struct Remembered {
     pub(super) spec: HandlerSpec,
     pub(super) handler: ClaimedHandler,
     pub(super) lost_at: SystemTime,
+    /// Of `spec` as JSON, in bytes.
+    pub(super) spec_size: usize,
+}
+
+/// What remembering a route takes beside its text, which is about what a registration is beside its handlers: so a worker whose
+/// routes are remembered finds room for them when it comes back.
+const REMEMBERED_SIZE: usize = 256;
+
+impl Remembered {
+    pub(super) fn size(&self) -> usize {
+        REMEMBERED_SIZE + self.spec_size
+    }
+}
+
+impl Default for Book {
+    fn default() -> Self {
+        Self {
+            replicas: Vec::new(),
+            draining: Vec::new(),
+            remembered: HashMap::new(),
+            most_known: MOST_KNOWN,
+        }
+    }
 }
 
 impl Book {
+    /// What workers and known routes come to, in bytes of JSON.
+    pub(super) fn known(&self) -> usize {
+        self.workers().map(|replica| replica.registration.size()).sum::<usize>()
+            + self.remembered.values().map(Remembered::size).sum::<usize>()
+    }
+
+    /// Refuses a registration that there is no room for beside the `known`. One that takes up no more than what it replaces
+    /// always has room: a worker must be able to come back.
+    pub(super) fn find_room(&self, known: usize, replica: &Replica) -> Result<(), NoRoom> {
+        let (size, at_most) = (replica.registration.size(), self.most_known);
+        if known + size <= at_most {
+            return Ok(());
+        }
+        let replaced: usize = self
+            .workers()
+            .filter(|old| replica.replaces(old))
+            .map(|old| old.registration.size())
+            .chain(
+                self.remembered
+                    .values()
+                    .filter(|route| *route.group.name == *replica.name())
+                    .map(Remembered::size),
+            )
+            .sum();
+        let would_be = known - replaced + size;
+        if size <= replaced || would_be <= at_most { Ok(()) } else { Err(NoRoom { would_be, at_most }) }
+    }
+
+    fn workers(&self) -> impl Iterator<Item = &Arc<Replica>> {
+        self.replicas.iter().chain(&self.draining)
+    }
+
     /// Those of `gone` that were in it.
     pub(super) fn take_out(&mut self, gone: &[Arc<Replica>]) -> Vec<Arc<Replica>> {
         let is_gone = |replica: &mut Arc<Replica>| gone.iter().any(|gone| gone.id == replica.id);
@@ -64,6 +127,7 @@ impl Book {
                         spec: spec.clone(),
                         handler: handler.clone(),
                         lost_at: SystemTime::now(),
+                        spec_size: json_size(&spec),
                     };
                     changes.push(Change::Remember(route_record(&route, method)));
                     self.remembered.insert(key, route);
@@ -75,7 +139,7 @@ impl Book {
 
     /// Puts a replica in the place of the registrations of the same name and url, which are returned.
     pub(super) fn replace(&mut self, replica: &Arc<Replica>) -> Vec<Arc<Replica>> {
-        let is_older = |old: &mut Arc<Replica>| old.url == replica.url && old.name() == replica.name();
+        let is_older = |old: &mut Arc<Replica>| replica.replaces(old);
         let replaced =
             self.replicas.extract_if(.., is_older).chain(self.draining.extract_if(.., is_older)).collect();
         self.replicas.push(Arc::clone(replica));

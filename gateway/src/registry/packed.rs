@@ -1,4 +1,5 @@
 use gearway_protocol::{HandlerSpec, Registration};
+use serde::Serialize;
 
 /// A registration as it was sent, with its handlers as the text of their JSON: as values they take several times as much, and
 /// nobody looks at them but who registers, leaves or lists.
@@ -7,12 +8,20 @@ pub struct PackedRegistration {
     /// Without handlers.
     rest: Registration,
     handlers: Box<[u8]>,
+    /// Of all of it as JSON, in bytes.
+    size: usize,
 }
 
 impl PackedRegistration {
     pub(super) fn new(registration: Registration) -> Self {
-        let handlers = serde_json::to_vec(&registration.handlers).unwrap_or_default().into();
-        Self { rest: Registration { handlers: Vec::new(), ..registration }, handlers }
+        let handlers: Box<[u8]> = serde_json::to_vec(&registration.handlers).unwrap_or_default().into();
+        let rest = Registration { handlers: Vec::new(), ..registration };
+        let size = handlers.len() + json_size(&rest);
+        Self { rest, handlers, size }
+    }
+
+    pub(super) fn size(&self) -> usize {
+        self.size
     }
 
     #[must_use]
@@ -47,6 +56,11 @@ impl PackedRegistration {
     pub fn unpack(&self) -> Registration {
         Registration { handlers: self.handlers(), ..self.rest.clone() }
     }
+}
+
+/// How many bytes a value is as JSON.
+pub(super) fn json_size(value: &impl Serialize) -> usize {
+    serde_json::to_vec(value).map_or(0, |json| json.len())
 }
 
 #[cfg(test)]

@@ -16,6 +16,9 @@ pub enum Refusal {
     ForbiddenUrl(String),
     #[error("{}", conflict_message(.name, .conflicts))]
     Conflict { name: String, conflicts: Vec<Conflict> },
+    /// The gateway would have to keep more than it does.
+    #[error("{0}")]
+    NoRoom(NoRoom),
     #[error("no worker has the id {id:?}; register again")]
     UnknownWorker { id: String },
     #[error("no route is known at {path:?}")]
@@ -26,6 +29,17 @@ pub enum Refusal {
     Store(#[from] StoreError),
 }
 
+/// What a registration would make the gateway know, and the most that it does, in bytes of JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "handlers: with these the gateway would know {would_be} bytes of workers and routes, and {at_most} is the most; register \
+     fewer or shorter ones, end workers that are not needed, or run `gearway routes forget PATH` for routes that have none"
+)]
+pub struct NoRoom {
+    pub would_be: usize,
+    pub at_most: usize,
+}
+
 /// A path and method that belong to somebody else.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conflict {
@@ -34,13 +48,20 @@ pub struct Conflict {
     pub owner: String,
 }
 
+/// A message for people names so many.
+const CONFLICTS_NAMED: usize = 10;
+
 fn conflict_message(name: &str, conflicts: &[Conflict]) -> String {
-    let taken: Vec<_> = conflicts
+    let mut taken: Vec<_> = conflicts
         .iter()
+        .take(CONFLICTS_NAMED)
         .map(|conflict| {
             format!("{} {} belongs to worker {:?}", conflict.method, conflict.path, conflict.owner)
         })
         .collect();
+    if let Some(more @ 1..) = conflicts.len().checked_sub(CONFLICTS_NAMED) {
+        taken.push(format!("and so do {more} more"));
+    }
     format!(
         "worker {name:?} cannot have these routes: {}; rename one of them, or run `gearway routes forget PATH` once the owner is gone",
         taken.join(", ")

@@ -85,6 +85,11 @@ impl Replica {
         &self.group.name
     }
 
+    /// Whether this is the same worker, registered later.
+    pub(super) fn replaces(&self, old: &Self) -> bool {
+        old.url == self.url && old.name() == self.name()
+    }
+
     /// The routes that it lists.
     pub(super) fn routes(&self) -> impl Iterator<Item = (Shape, &Method)> {
         self.handlers

@@ -27,6 +27,13 @@ pub(super) fn claim(name: &str, port: u16, handlers: &[&str]) -> Claim {
     Claim::check(serde_json::from_value(registration).unwrap()).unwrap()
 }
 
+impl Registry {
+    /// Makes this the most that workers and routes may come to, in bytes of JSON.
+    pub(crate) async fn know_at_most(&self, bytes: usize) {
+        self.inner.book.lock().await.most_known = bytes;
+    }
+}
+
 pub(super) fn knows(registry: &Registry, raw: &str) -> bool {
     let Ok(Target::Path(path)) = path::canonicalise(raw) else { panic!("{raw} is not canonical") };
     matches!(registry.table().routes.find(&path), Found::Match { .. })

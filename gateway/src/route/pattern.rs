@@ -92,16 +92,13 @@ impl Pattern {
             match read_segment(name, segment, braces)? {
                 Segment::Literal(text) => shape.push_str(text),
                 Segment::Param(param) => {
-                    if params.iter().any(|earlier| **earlier == *param) {
-                        return Err(PatternError::DuplicateParam {
-                            name: name.to_owned(),
-                            param: param.to_owned(),
-                        });
-                    }
                     params.push(param.into());
                     shape.push(PARAM);
                 }
             }
+        }
+        if let Some(param) = twice(&params) {
+            return Err(PatternError::DuplicateParam { name: name.to_owned(), param: param.to_owned() });
         }
         if path.ends_with('/') {
             shape.push('/');
@@ -246,6 +243,13 @@ fn read_segment<'n>(name: &str, segment: &'n str, braces: Braces) -> Result<Segm
         }
         Some(_) | None => Err(PatternError::PartialParam { name: name(), segment: segment.to_owned() }),
     }
+}
+
+/// One that is there twice. A name may have as many as fit into a registration, so they are not compared each with each.
+fn twice(params: &[Box<str>]) -> Option<&str> {
+    let mut sorted: Vec<&str> = params.iter().map(AsRef::as_ref).collect();
+    sorted.sort_unstable();
+    sorted.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0])
 }
 
 fn is_identifier(text: &str) -> bool {

@@ -50,7 +50,7 @@ impl<T> RouteTable<T> {
     /// A table of these routes. Of two routes of one shape, the later stays.
     ///
     /// # Panics
-    /// With 2³² segments or bytes of names, which are more than a registration can bring.
+    /// With 2³² segments or bytes of names, which are more than the registry lets in.
     pub fn build(routes: impl IntoIterator<Item = (Shape, T)>) -> Self {
         let mut table = Self::new();
         for (shape, value) in routes {
@@ -174,7 +174,7 @@ impl<T> RouteTable<T> {
     /// The route of exactly this shape, which is `make`'s if there was none.
     ///
     /// # Panics
-    /// With 2³² segments or bytes of names, which are more than a registration can bring.
+    /// With 2³² segments or bytes of names, which are more than the registry lets in.
     pub fn get_or_insert_with(&mut self, shape: &Shape, make: impl FnOnce() -> T) -> &mut T {
         let mut node = ROOT;
         for element in shape.elements() {
@@ -317,7 +317,7 @@ fn hash(hasher: &RandomState, parent: u32, segment: &str) -> u64 {
 }
 
 fn small(count: usize) -> u32 {
-    u32::try_from(count).expect("registered names stay below 4 GiB")
+    u32::try_from(count).expect("the registry keeps names far below 4 GiB")
 }
 
 fn nonzero(count: usize) -> NonZeroU32 {

@@ -1,5 +1,6 @@
 use futures_util::future::join_all;
 
+use super::super::NoRoom;
 use super::super::tests::{Running, claim, knows, start};
 use super::*;
 
@@ -111,4 +112,50 @@ async fn registrations_that_cannot_be_kept_change_nothing() {
     }
     let [replica] = &registry.replicas()[..] else { panic!("a registration that failed is there") };
     assert_eq!(replica.id, served);
+}
+
+/// Whoever may register could otherwise fill the memory, and the 32 bits in which the table counts.
+#[tokio::test]
+async fn more_than_the_gateway_may_know_is_refused_and_changes_nothing() {
+    let Running { registry, _dir, .. } = &start();
+    let long = |letter: &str| format!("/{}", letter.repeat(1000));
+    let refused = |outcome: Result<_, Refusal>| match outcome {
+        Err(Refusal::NoRoom(NoRoom { would_be, at_most })) => assert!(would_be > at_most),
+        other => panic!("{other:?}"),
+    };
+    registry.know_at_most(3000).await;
+    registry.register(claim("stays", 9, &[&long("a")])).await.unwrap();
+    let leaves = registry.register(claim("leaves", 10, &[&long("b")])).await.unwrap().worker_id;
+
+    refused(registry.register(claim("third", 11, &[&long("c")])).await);
+    // A replica of one that is there counts too.
+    refused(registry.register(claim("stays", 12, &[&long("a")])).await);
+    // Routes without a worker are known all the same.
+    registry.deregister(&leaves).await.unwrap();
+    refused(registry.register(claim("third", 11, &[&long("c")])).await);
+    assert!(!knows(registry, &long("c")));
+    let names = |registry: &Registry| {
+        registry.replicas().iter().map(|worker| worker.name().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(registry), ["stays"]);
+
+    // Full or not, whoever was there comes back.
+    registry.know_at_most(0).await;
+    registry.register(claim("stays", 9, &[&long("a")])).await.unwrap();
+    registry.register(claim("leaves", 13, &[&long("b")])).await.unwrap();
+    assert_eq!(names(registry), ["leaves", "stays"]);
+    refused(registry.register(claim("stays", 9, &[&long("a"), "/more"])).await);
+    assert!(knows(registry, &long("a")) && !knows(registry, "/more"));
+
+    // Of two that come together, one has room.
+    let known = registry.inner.book.lock().await.known();
+    registry.know_at_most(known + 2000).await;
+    let together = join_all([("d", 14), ("e", 15)].map(|(letter, port)| {
+        let path = long(letter);
+        async move { registry.register(claim(letter, port, &[&path])).await }
+    }))
+    .await;
+    assert_eq!(together.iter().filter(|outcome| outcome.is_ok()).count(), 1);
+    let book = registry.inner.book.lock().await;
+    assert!(book.known() <= book.most_known);
 }
