@@ -2,8 +2,10 @@
 
 mod client;
 mod forwarded;
+mod trail;
 
 pub(crate) use client::is_trusted;
+use trail::Trail;
 
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
@@ -19,11 +21,11 @@ use hyper::body::{Body as _, Incoming};
 use tokio_rustls::rustls::ServerConfig;
 use tracing::warn;
 
-use crate::access_log::{self, Entry};
+use crate::access_log;
 use crate::admit::{self, Admission, InFlight};
 use crate::auth::{Authenticator, Permit};
 use crate::body::{self, Body, Unread, Wanted};
-use crate::config::{self, Config, Unmatched};
+use crate::config::{Config, Unmatched};
 use crate::delivery::{Deliveries, Delivery, HeaderBlock, Policy, RouteName, now_ms};
 use crate::dispatch::{Dispatcher, Undelivered};
 use crate::drain::Drain;
@@ -33,10 +35,10 @@ use crate::framing::Activity;
 use crate::path::{self, CanonicalPath, Target};
 use crate::pieces::Pieces;
 use crate::rate::RateLimits;
-use crate::registry::{Group, Handler, NoParking, Registry};
+use crate::registry::{Handler, NoParking, Registry};
 use crate::route::Found;
 use crate::telemetry::{AuthFailure, Eviction, Metrics};
-use crate::trace::{Served, Trace, Tracer};
+use crate::trace::{Trace, Tracer};
 use crate::webhook::{self, Outcome, Refused, Verification, WebhookRequest};
 
 const REQUEST_ID: http::HeaderName = http::HeaderName::from_static("x-request-id");
@@ -46,9 +48,6 @@ const PARKED_SHARE: usize = 10;
 const RETRY_AFTER_PARKING: Duration = Duration::from_secs(2);
 /// Whoever took a secret out of the configuration needs a while to put it back.
 const RETRY_AFTER_RELOAD: Duration = Duration::from_mins(1);
-
-/// The status that logs and metrics give a request whose client went away before its response, as nginx has it.
-const CLIENT_GONE: u16 = 499;
 
 /// What every relay thread shares.
 #[derive(Debug)]
@@ -126,27 +125,6 @@ enum Received {
     Failed,
 }
 
-/// What the log and the metrics say of a request. They say it when this is dropped, which is also how a client that goes away
-/// ends its request.
-struct Trail<'r> {
-    inbound: &'r Inbound,
-    metrics: &'r Metrics,
-    tls: &'r ArcSwapOption<ServerConfig>,
-    route: Option<Arc<str>>,
-    worker: Option<Arc<Group>>,
-    user: Option<Arc<str>>,
-    trace: Option<Trace>,
-    remote_addr: IpAddr,
-    /// How long workers had the request, over all attempts, if the log wants to know.
-    worker_time: Option<Duration>,
-    error: Option<String>,
-    /// The kind of that error, for spans.
-    failure: Option<&'static str>,
-    log: &'r config::Log,
-    /// [`None`] until there is a response.
-    status: Option<StatusCode>,
-}
-
 impl Reception {
     fn refuse(self) -> Result<(), Error> {
         match self {
@@ -183,21 +161,7 @@ impl Relay {
             body: Received::Waiting(body),
             counted: false,
             patience: config.workers.park,
-            trail: Trail {
-                inbound: &inbound,
-                metrics: &self.shared.metrics,
-                tls: &self.shared.tls,
-                route: None,
-                worker: None,
-                user: None,
-                trace: None,
-                remote_addr: peer.ip(),
-                worker_time: None,
-                error: None,
-                failure: None,
-                log: &config.log,
-                status: None,
-            },
+            trail: Trail::begin(&inbound, &self.shared, &config.log),
         };
         let result = match settled.and_then(|()| reception.refuse()) {
             Ok(()) => self.relay(&inbound, &mut progress, &config).await,
@@ -209,10 +173,7 @@ impl Relay {
                 if let Some(reason) = auth_failure(&error) {
                     self.shared.metrics.count_auth_failure(reason);
                 }
-                progress.trail.failure = error.code().name();
-                if access_log::is_read(config.log.access) {
-                    progress.trail.error = Some(error.for_the_log());
-                }
+                progress.trail.fail(&error);
                 error_response(&error, &inbound.request_id).map(Pieces::from)
             }
         };
@@ -428,49 +389,6 @@ impl Relay {
             };
             Error::NotRun { reason: reason.into(), retry_after: RETRY_AFTER_PARKING }
         })
-    }
-}
-
-impl Drop for Trail<'_> {
-    fn drop(&mut self) {
-        let inbound = self.inbound;
-        let elapsed = inbound.arrived.elapsed();
-        let route = self.route.as_ref();
-        let status = self.status.map_or(CLIENT_GONE, |status| status.as_u16());
-        self.metrics.observe_request(&inbound.head.method, route, status, elapsed);
-        if let Some(trace) = &self.trace {
-            trace.end(|| Served {
-                head: &inbound.head,
-                is_tls: self.tls.load().is_some(),
-                request_id: &inbound.request_id,
-                route: route.map(|route| &**route),
-                worker: self.worker.as_ref().map(|group| &*group.name),
-                peer: inbound.peer.ip(),
-                client: self.remote_addr,
-                status: self.status.map(|status| status.as_u16()),
-                error: self.failure,
-                took: elapsed,
-            });
-        }
-        if !access_log::is_read(self.log.access) {
-            return;
-        }
-        let trace_id = self.trace.as_ref().and_then(Trace::id);
-        let entry = Entry {
-            request_id: &inbound.request_id,
-            trace_id,
-            method: inbound.head.method.as_str(),
-            path: inbound.head.uri.path(),
-            route: route.map(|route| &**route),
-            worker: self.worker.as_ref().map(|group| &*group.name),
-            user: self.user.as_deref(),
-            remote_addr: self.remote_addr,
-            status,
-            duration: elapsed,
-            worker_time: self.worker_time,
-            error: self.error.as_deref(),
-        };
-        access_log::log(&entry, self.log.access, self.log.access_fields);
     }
 }
 
