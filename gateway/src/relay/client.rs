@@ -179,14 +179,7 @@ pub(super) fn request_id(headers: &HeaderMap, peer_is_trusted: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut map = HeaderMap::new();
-        for (name, value) in fields {
-            map.append(*name, HeaderValue::from_static(value));
-        }
-        map
-    }
+    use crate::cors::tests::headers;
 
     #[test]
     fn forwarded_addresses_count_from_the_end_while_proxies_are_trusted() {
