@@ -7,6 +7,7 @@ use h2::client::SendRequest;
 use http::{Request, Response};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 
 use self::frames::{Frame, Frames};
 use crate::expect::serving;
@@ -226,21 +227,36 @@ async fn rate_limits_hold_alike() {
     assert_eq!(gateway.send(request).await.status, 429);
 }
 
+/// A call that its worker works for until it is told to finish.
+struct AtWork {
+    gate: Gate,
+    asked: JoinHandle<Result<Response<Vec<u8>>, h2::Error>>,
+}
+
+impl AtWork {
+    async fn begin(worker: &ScriptedWorker, sender: &SendRequest<Bytes>) -> Self {
+        let gate = Gate::default();
+        worker.always(Answer::text("done").after(&gate));
+        let sender = sender.clone();
+        let asked = tokio::spawn(async move { ask(&sender, get("/foo"), None).await });
+        worker.call(0).await;
+        Self { gate, asked }
+    }
+
+    async fn finish(self) {
+        self.gate.open();
+        assert_eq!(self.asked.await.expect("no panic").expect("an answer").body(), b"done");
+    }
+}
+
 #[tokio::test]
 async fn a_drain_finishes_streams_and_says_goodbye() {
     let (gateway, worker) = serving(H2C, &["foo"]).await;
-    let gate = Gate::default();
-    worker.always(Answer::text("done").after(&gate));
     let sender = client(&gateway).await;
-    let asked = tokio::spawn({
-        let sender = sender.clone();
-        async move { ask(&sender, get("/foo"), None).await }
-    });
-    worker.call(0).await;
+    let at_work = AtWork::begin(&worker, &sender).await;
     gateway.process().signal(gearway_tests::process::Signal::TERM);
     gateway.wait_for_log("the drain", |line| line.contains("draining")).await;
-    gate.open();
-    assert_eq!(asked.await.expect("no panic").expect("an answer").body(), b"done");
+    at_work.finish().await;
     assert_eq!(gateway.process().wait_for_exit().await.code(), Some(0));
 }
 

@@ -5,7 +5,7 @@ use gearway_tests::{Answer, Gate, Gateway, wait};
 use h2::client::{ResponseFuture, SendRequest};
 
 use super::frames::Frames;
-use super::{H2C, ask, client, get, post};
+use super::{AtWork, H2C, ask, client, get, post};
 use crate::expect::{not_run, serving};
 
 const ROOM: usize = 4;
@@ -64,14 +64,8 @@ async fn responses_that_nobody_takes_make_room() {
 #[tokio::test]
 async fn a_connection_with_a_call_at_work_is_not_given_up() {
     let (gateway, worker) = roomy("").await;
-    let gate = Gate::default();
-    worker.always(Answer::text("done").after(&gate));
     let sender = client(&gateway).await;
-    let asked = tokio::spawn({
-        let sender = sender.clone();
-        async move { ask(&sender, get("/foo"), None).await }
-    });
-    worker.call(0).await;
+    let at_work = AtWork::begin(&worker, &sender).await;
     let _slow = begin(&sender).await;
     let mut crowd = Vec::new();
     for _ in 0..3 * ROOM {
@@ -80,8 +74,7 @@ async fn a_connection_with_a_call_at_work_is_not_given_up() {
         crowd.push(frames);
     }
     assert!(crowd[0].ends().await);
-    gate.open();
-    assert_eq!(asked.await.expect("no panic").expect("an answer").body(), b"done");
+    at_work.finish().await;
 }
 
 /// A request whose body does not come.
