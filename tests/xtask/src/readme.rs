@@ -24,6 +24,8 @@ use crate::binaries;
 use crate::stages::{missing_program, missing_venv};
 
 const PATIENCE: Duration = Duration::from_mins(2);
+/// For a command to end when nobody cares any more about what it says.
+const LAST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What cannot be done on this machine, after an attempt to install it.
 pub(crate) fn missing() -> Option<String> {
@@ -283,11 +285,17 @@ impl Scratch {
 }
 
 impl Drop for Scratch {
+    /// After a block that failed. `gearway dev` ends its worker, which has a process group of its own, if it is asked to end.
     fn drop(&mut self) {
-        for child in &self.running {
-            if let Some(group) = Pid::from_raw(child.id().cast_signed()) {
-                kill_process_group(group, Signal::KILL).ok();
+        for mut child in std::mem::take(&mut self.running).into_iter().rev() {
+            let Some(group) = Pid::from_raw(child.id().cast_signed()) else { continue };
+            kill_process_group(group, Signal::INT).ok();
+            let end = Instant::now() + LAST_PATIENCE;
+            while Instant::now() < end && matches!(child.try_wait(), Ok(None)) {
+                thread::sleep(Duration::from_millis(20));
             }
+            kill_process_group(group, Signal::KILL).ok();
+            child.wait().ok();
         }
     }
 }
@@ -342,6 +350,27 @@ mod tests {
             ]
         );
         assert!(super::blocks("<!-- runs -->\n").is_err());
+    }
+
+    /// The worker stands for that of `gearway dev`: in a process group of its own, and ended by its parent.
+    #[test]
+    fn a_block_that_fails_leaves_nothing_behind() {
+        let kept = tempfile::tempdir().unwrap();
+        let ports = [("3000", "3000".to_owned()), ("3001", "3001".to_owned())];
+        let path = std::env::var("PATH").unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let mut scratch = Scratch { folder, path, ports, running: Vec::new() };
+        let written = kept.path().join("worker");
+        let script = format!(
+            r#"setsid sleep 1000 & worker=$!; trap 'kill $worker; wait $worker; exit' INT; echo $worker > {}; echo begun; wait"#,
+            written.display()
+        );
+        scratch.start(&script, "begun").unwrap();
+        let worker = fs::read_to_string(written).unwrap().trim().parse().unwrap();
+        let worker = Pid::from_raw(worker).unwrap();
+        assert!(rustix::process::test_kill_process(worker).is_ok());
+        drop(scratch);
+        assert!(rustix::process::test_kill_process(worker).is_err());
     }
 
     #[test]
