@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use gearway_tests::server::{Answer, Gate};
-use gearway_tests::{Gateway, Registration, Request, ScriptedWorker, wait};
+use gearway_tests::{Connection, Gateway, Registration, Request, ScriptedWorker, wait};
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpSocket;
@@ -16,20 +16,31 @@ use crate::expect::{not_run, serving};
 const CALL: Duration = Duration::from_millis(40);
 const CAPACITY: usize = 4;
 
-/// Clients that call until so many calls were answered; those that are refused come again on the same connection. Returns how
-/// long that took, and how many were refused.
-async fn call_until(gateway: &Gateway, clients: usize, answered: usize) -> (Duration, usize) {
+/// What became of calls.
+#[derive(Debug, Default)]
+struct Called {
+    took: Duration,
+    refused: usize,
+    /// How often a connection ended with its call.
+    closed: usize,
+}
+
+/// Clients that call until so many calls were answered; those that are refused come again, on the same connection if they can.
+async fn call_until(gateway: &Gateway, clients: usize, answered: usize, request: &Request) -> Called {
     let done = watch::Sender::new(0_usize);
     let started = Instant::now();
     let mut running = JoinSet::new();
     for _ in 0..clients {
         let mut connection = gateway.connect().await;
-        let done = done.clone();
+        let (done, request, address) = (done.clone(), request.clone(), gateway.public_address());
         running.spawn(async move {
-            let mut refused = 0;
+            let (mut refused, mut closed) = (0, 0);
             while *done.borrow() < answered {
-                let response = connection.request(&Request::post("/foo", "x")).await.expect("an answer");
-                assert!(!connection.is_closing(), "the connection stays usable: {response:?}");
+                let response = connection.request(&request).await.expect("an answer");
+                if connection.is_closing() {
+                    closed += 1;
+                    connection = Connection::open(address).await;
+                }
                 if response.status == 200 {
                     done.send_modify(|done| *done += 1);
                 } else {
@@ -38,14 +49,16 @@ async fn call_until(gateway: &Gateway, clients: usize, answered: usize) -> (Dura
                     tokio::time::sleep(CALL).await;
                 }
             }
-            refused
+            (refused, closed)
         });
     }
-    let mut refused = 0;
+    let mut called = Called::default();
     while let Some(client) = running.join_next().await {
-        refused += client.expect("no client panics");
+        let (refused, closed) = client.expect("no client panics");
+        called.refused += refused;
+        called.closed += closed;
     }
-    (started.elapsed(), refused)
+    Called { took: started.elapsed(), ..called }
 }
 
 /// In KiB.
@@ -57,9 +70,8 @@ fn resident(gateway: &Gateway) -> usize {
 }
 
 /// The bounds are wide because other tests share the machine; what they exclude is a collapse.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn goodput_and_memory_hold_at_ten_times_the_capacity() {
-    let (gateway, worker) = serving(&format!("[limits]\nmax_in_flight = {CAPACITY}"), &["foo"]).await;
+async fn hold_at_ten_times(limit: &str, request: &Request) -> Called {
+    let (gateway, worker) = serving(&format!("[limits]\n{limit}"), &["foo"]).await;
     worker.script(|_| {
         let gate = Gate::default();
         let opens = gate.clone();
@@ -69,14 +81,32 @@ async fn goodput_and_memory_hold_at_ten_times_the_capacity() {
         });
         Answer::text("done").after(&gate)
     });
-    let (peak, refused) = call_until(&gateway, CAPACITY, 100).await;
-    assert_eq!(refused, 0);
+    let peak = call_until(&gateway, CAPACITY, 100, request).await;
+    assert_eq!(peak.refused, 0);
     let memory = resident(&gateway);
-    let (overloaded, refused) = call_until(&gateway, 10 * CAPACITY, 100).await;
-    assert!(refused > 0);
-    assert!(overloaded < 2 * peak, "{overloaded:?} instead of {peak:?} for the same number of calls");
+    let overloaded = call_until(&gateway, 10 * CAPACITY, 100, request).await;
+    assert!(overloaded.refused > 0);
+    assert!(
+        overloaded.took < 2 * peak.took,
+        "{overloaded:?} instead of {peak:?} for the same number of calls"
+    );
     let grown = resident(&gateway).saturating_sub(memory);
     assert!(grown < 16 * 1024, "{grown} KiB more");
+    overloaded
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn goodput_and_memory_hold_at_ten_times_the_capacity() {
+    let limit = format!("max_in_flight = {CAPACITY}");
+    let overloaded = hold_at_ten_times(&limit, &Request::post("/foo", "x")).await;
+    assert_eq!(overloaded.closed, 0, "the connections stay usable");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn goodput_and_memory_hold_at_ten_times_the_bytes() {
+    let limit = format!("max_bytes_in_flight = \"{CAPACITY}MiB\"");
+    let overloaded = hold_at_ten_times(&limit, &Request::post("/foo", vec![b'x'; 1 << 20])).await;
+    assert!(overloaded.closed <= overloaded.refused, "{overloaded:?}");
 }
 
 /// A worker that takes four calls and four hundred clients: a bounded number waits, the rest is refused while they do.

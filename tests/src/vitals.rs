@@ -2,6 +2,10 @@
 
 use std::fs;
 use std::io;
+use std::time::Duration;
+
+/// Linux counts a process's time for `/proc` in these, whatever its own are.
+const TICKS_PER_SECOND: u64 = 100;
 
 /// Memory and descriptors of a process at one instant.
 #[derive(Debug, Clone, Copy, Default)]
@@ -11,6 +15,8 @@ pub struct Vitals {
     /// The most that it ever was, in KiB.
     pub peak_rss_kib: u64,
     pub descriptors: usize,
+    /// The processors' time that it has had.
+    pub cpu: Duration,
 }
 
 impl Vitals {
@@ -26,8 +32,16 @@ impl Vitals {
             rss_kib: kib("VmRSS"),
             peak_rss_kib: kib("VmHWM"),
             descriptors: fs::read_dir(format!("/proc/{pid}/fd"))?.count(),
+            cpu: cpu(&fs::read_to_string(format!("/proc/{pid}/stat"))?),
         })
     }
+}
+
+/// From `/proc/PID/stat`, where user and system time stand behind the name in parentheses.
+fn cpu(stat: &str) -> Duration {
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND)
 }
 
 /// By how much `y` grows when `x` grows by 1, by least squares.
@@ -49,6 +63,12 @@ mod tests {
     fn a_line_has_its_slope() {
         assert!((slope(&[(0.0, 1.0), (1.0, 3.0), (2.0, 5.0)]) - 2.0).abs() < 1e-9);
         assert!(slope(&[(1.0, 1.0)]).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_process_has_user_and_system_time() {
+        let stat = "7 (a ) b) S 1 7 7 0 -1 4194304 100 0 0 0 150 50 9 9 20 0 1 0";
+        assert_eq!(cpu(stat), Duration::from_secs(2));
     }
 
     #[test]

@@ -1,25 +1,25 @@
 //! Ten times what the gateway takes on at once: what is done, what is refused and how soon, and what it costs in memory.
 
-use std::fmt;
 use std::net::SocketAddr;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use gearway_tests::faulty::{Fault, FaultyWorker, Ledger, REQUEST_HEADER};
 use gearway_tests::vitals::Vitals;
 use gearway_tests::{Connection, Gateway, Registration, Request, binaries};
 use tokio::task::JoinSet;
 
-/// How long the worker takes for a call.
-const CALL: Duration = Duration::from_millis(40);
-/// So many at once are a thousand a second.
-const AT_ONCE: usize = 40;
-const CAPACITY: usize = 1000;
 const CLIENTS: usize = 400;
 /// What is offered, in tenths of the capacity.
 const OFFERED: [usize; 6] = [5, 10, 20, 50, 100, 10];
-const BODY: usize = 32 << 10;
+
+const LOADS: [Load; 3] = [
+    Load { limit: "max_in_flight", at_once: 40, call: Duration::from_millis(40), body: 1 },
+    Load { limit: "max_bytes_in_flight", at_once: 40, call: Duration::from_millis(40), body: 32 << 10 },
+    Load { limit: "max_bytes_in_flight", at_once: 8, call: Duration::from_millis(160), body: 1 << 20 },
+];
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -31,35 +31,26 @@ pub(crate) struct Options {
     profile: String,
 }
 
-/// What the gateway has too little of.
+/// Requests, and what the gateway has too little of for them.
 #[derive(Debug, Clone, Copy)]
-enum Scarce {
-    Requests,
-    Bytes,
+struct Load {
+    limit: &'static str,
+    /// So many of them reach the limit.
+    at_once: usize,
+    /// How long the worker takes for a call.
+    call: Duration,
+    body: usize,
 }
 
-impl fmt::Display for Scarce {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Requests => "max_in_flight",
-            Self::Bytes => "max_bytes_in_flight",
-        })
+impl Load {
+    /// Requests a second.
+    fn capacity(self) -> usize {
+        (self.at_once as f64 / self.call.as_secs_f64()).round() as usize
     }
-}
 
-impl Scarce {
     fn config(self) -> String {
-        match self {
-            Self::Requests => format!("[limits]\nmax_in_flight = {AT_ONCE}\n"),
-            Self::Bytes => format!("[limits]\nmax_bytes_in_flight = {}\n", AT_ONCE * BODY),
-        }
-    }
-
-    fn body(self) -> usize {
-        match self {
-            Self::Requests => 1,
-            Self::Bytes => BODY,
-        }
+        let each = if self.limit == "max_in_flight" { 1 } else { self.body };
+        format!("[limits]\n{} = {}\n", self.limit, self.at_once * each)
     }
 }
 
@@ -75,11 +66,19 @@ struct Answers {
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     binaries::use_profile(&options.profile);
+    if options.profile != "dev" && cfg!(debug_assertions) {
+        // Clients that were slower than the gateway would measure themselves.
+        let mut same = Command::new(binaries::path("xtask"));
+        same.args(std::env::args_os().skip(1));
+        let status = same.status().with_context(|| format!("cannot run {same:?}"))?;
+        ensure!(status.success(), "{same:?} ended with {status}");
+        return Ok(());
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let length = Duration::from_secs(options.seconds);
     let mut broken = Vec::new();
-    for scarce in [Scarce::Requests, Scarce::Bytes] {
-        broken.extend(runtime.block_on(measure(scarce, length))?);
+    for load in LOADS {
+        broken.extend(runtime.block_on(measure(load, length))?);
     }
     if !broken.is_empty() {
         bail!("answers that nobody should get: {broken:#?}");
@@ -87,21 +86,29 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn measure(scarce: Scarce, length: Duration) -> anyhow::Result<Vec<String>> {
-    let gateway = Gateway::start(&scarce.config()).await;
+async fn measure(load: Load, length: Duration) -> anyhow::Result<Vec<String>> {
+    let gateway = Gateway::start(&load.config()).await;
     let ledger = Ledger::default();
     let worker = FaultyWorker::start(&ledger);
     worker.register(&gateway, &Registration::new("worker").handler("foo")).await;
-    worker.fail(|| Fault::Late(CALL));
-    println!("\n{CAPACITY} requests/s by {scarce}, with bodies of {} bytes", scarce.body());
+    worker.fail(move || Fault::Late(load.call));
     println!(
-        "| offered/s | 200/s | 503/s | 200: p50, p99 ms | 503: p50, p99, p99.9 ms | RSS, peak MiB |\n|---|---|---|---|---|---|"
+        "\n{} requests/s by {} (at most {} of {:?}), with bodies of {} bytes",
+        load.capacity(),
+        load.limit,
+        load.at_once,
+        load.call,
+        load.body
+    );
+    println!(
+        "| offered/s | 200/s | 503/s | 200: p50, p99 ms | 503: p50, p99, p99.9 ms | CPU | RSS, peak MiB |\n|---|---|---|---|---|---|---|"
     );
     let mut broken = Vec::new();
     for tenths in OFFERED {
-        let offered = CAPACITY * tenths / 10;
+        let offered = load.capacity() * tenths / 10;
+        let before = Vitals::of(gateway.process().id()).context("the gateway has ended")?.cpu;
         let started = Instant::now();
-        let mut answers = offer(gateway.public_address(), offered, scarce.body(), length).await;
+        let mut answers = offer(gateway.public_address(), offered, load.body, length).await;
         let took = started.elapsed().as_secs_f64();
         let vitals = Vitals::of(gateway.process().id()).context("the gateway has ended")?;
         let per_second = |count: usize| count as f64 / took;
@@ -109,7 +116,7 @@ async fn measure(scarce: Scarce, length: Duration) -> anyhow::Result<Vec<String>
         answers.refused.sort_unstable();
         let total = answers.done.len() + answers.refused.len() + answers.other.len();
         println!(
-            "| {:.0} | {:.0} | {:.0} | {}, {} | {}, {}, {} | {:.1}, {:.1} |",
+            "| {:.0} | {:.0} | {:.0} | {}, {} | {}, {}, {} | {:.2} | {:.1}, {:.1} |",
             per_second(total),
             per_second(answers.done.len()),
             per_second(answers.refused.len()),
@@ -118,6 +125,7 @@ async fn measure(scarce: Scarce, length: Duration) -> anyhow::Result<Vec<String>
             quantile(&answers.refused, 0.5),
             quantile(&answers.refused, 0.99),
             quantile(&answers.refused, 0.999),
+            (vitals.cpu - before).as_secs_f64() / took,
             vitals.rss_kib as f64 / 1024.0,
             vitals.peak_rss_kib as f64 / 1024.0,
         );
