@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use gearway_tests::server::Server;
+use gearway_tests::tls::{Certificate, HOST};
 use gearway_tests::{Answer, wait};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
@@ -12,6 +13,7 @@ use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use parking_lot::Mutex;
 use prost::Message;
+use tokio::net::{TcpListener, TcpStream};
 
 #[derive(Debug)]
 pub(crate) struct Collector {
@@ -66,6 +68,24 @@ impl Collector {
     /// What the gateway's environment calls it.
     pub(crate) fn url(&self) -> String {
         url(self.server.address())
+    }
+
+    /// As [`url`](Self::url), behind TLS with this certificate; `wants` is what a caller has to show.
+    pub(crate) async fn behind_tls(&self, certificate: &Certificate, wants: Option<&Certificate>) -> String {
+        let acceptor = certificate.acceptor(wants);
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let collector = self.server.address();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+                tokio::spawn(async move {
+                    let mut inner = TcpStream::connect(collector).await.expect("the collector");
+                    tokio::io::copy_bidirectional(&mut stream, &mut inner).await.ok();
+                });
+            }
+        });
+        format!("https://{HOST}:{port}")
     }
 
     /// Every span so far.

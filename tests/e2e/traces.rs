@@ -3,11 +3,13 @@
 use std::time::{Duration, Instant};
 
 use gearway_tests::server::Server;
-use gearway_tests::{Answer, Gate, Gateway, Registration, Request, ScriptedWorker};
+use gearway_tests::tls::Certificate;
+use gearway_tests::{Answer, Gate, Gateway, Registration, Request, ScriptedWorker, process, wait};
 use gearway_worker::Settings;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use serde_json::json;
+use tempfile::TempDir;
 
 use crate::collector::{Collector, Told, url};
 
@@ -290,13 +292,21 @@ async fn the_last_spans_are_sent_before_the_end() {
 
 #[tokio::test]
 async fn a_setting_that_means_nothing_ends_the_start() {
-    for (name, value) in [("OTEL_TRACES_SAMPLER", "sometimes"), ("OTEL_EXPORTER_OTLP_ENDPOINT", "no url")] {
+    for (name, value) in [
+        ("OTEL_TRACES_SAMPLER", "sometimes"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "no url"),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/nowhere"),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")),
+        ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "/nowhere"),
+        ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")),
+        ("OTEL_EXPORTER_OTLP_CLIENT_KEY", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")),
+    ] {
         let dir = tempfile::tempdir().expect("a folder");
         let mut command = gearway_tests::gateway::gearway(&["serve"]);
         command.current_dir(dir.path());
         command.env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9").env(name, value);
         command.env("GEARWAY_PUBLIC__LISTEN", "127.0.0.1:0").env("GEARWAY_ADMIN__LISTEN", "127.0.0.1:0");
-        let finished = gearway_tests::process::run(command).await;
+        let finished = process::run(command).await;
         assert_eq!(finished.code(), 1, "{finished:?}");
         assert!(finished.output().contains(name), "{finished:?}");
     }
@@ -316,4 +326,42 @@ async fn without_a_collector_the_flags_are_the_clients() {
         let got = worker.last_call();
         assert_eq!(&got.http.header("traceparent").expect("one")[53..], flags);
     }
+}
+
+/// By the authority that is named, and nobody else's; a collector may want to know its callers, too.
+#[tokio::test]
+async fn a_collector_behind_tls_is_known_by_its_certificate() {
+    let [certificate, own, other] = [(); 3].map(|()| Certificate::make());
+    let [folder, own_folder, other_folder] = [&certificate, &own, &other].map(|certificate| {
+        let folder = tempfile::tempdir().expect("a folder");
+        certificate.write(folder.path());
+        folder
+    });
+    let file = |folder: &TempDir, name: &str| folder.path().join(name).to_str().expect("UTF-8").to_owned();
+    let told = async |collector: &Collector, url: &str, ca: &TempDir, own: Option<&TempDir>| {
+        let mut builder = traced(url).env("OTEL_EXPORTER_OTLP_CERTIFICATE", &file(ca, "cert.pem"));
+        if let Some(own) = own {
+            builder = builder
+                .env("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", &file(own, "cert.pem"))
+                .env("OTEL_EXPORTER_OTLP_CLIENT_KEY", &file(own, "key.pem"));
+        }
+        let gateway = builder.start().await;
+        let _worker = worker(&gateway).await;
+        drop(gateway.send(sampled(Request::get("/orders/7"))).await.expect_status(200));
+        let taken = async || collector.spans().iter().any(|told| told.trace == TRACE).then_some(true);
+        let refused = async || {
+            gateway.log().iter().any(|line| line.contains("the collector takes no traces")).then_some(false)
+        };
+        wait::until("the collector has answered", async || taken().await.or(refused().await)).await
+    };
+
+    let collector = Collector::start();
+    let url = collector.behind_tls(&certificate, None).await;
+    assert!(!told(&collector, &url, &other_folder, None).await);
+    assert!(told(&collector, &url, &folder, None).await);
+
+    let collector = Collector::start();
+    let url = collector.behind_tls(&certificate, Some(&own)).await;
+    assert!(!told(&collector, &url, &folder, None).await);
+    assert!(told(&collector, &url, &folder, Some(&own_folder)).await);
 }

@@ -1,7 +1,6 @@
 //! Workers behind TLS and behind sockets of the file system.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use gearway_tests::tls::Certificate;
 use gearway_tests::{Gateway, Registration, Response, ScriptedWorker, wait};
@@ -9,12 +8,6 @@ use serde_json::json;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, UnixListener};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::crypto::aws_lc_rs;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::server::WebPkiClientVerifier;
-use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
 use crate::expect;
 
@@ -58,23 +51,7 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin) {
 
 /// A worker with this certificate, which may want one of its callers. Returns its port.
 async fn serve_tls(certificate: &Certificate, wants: Option<&Certificate>) -> u16 {
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let der = |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).expect("a certificate");
-    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .expect("versions");
-    let builder = match wants {
-        None => builder.with_no_client_auth(),
-        Some(wanted) => {
-            let mut roots = RootCertStore::empty();
-            roots.add(der(&wanted.cert_pem)).expect("a certificate");
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-            builder.with_client_cert_verifier(verifier.build().expect("a verifier"))
-        }
-    };
-    let key = PrivateKeyDer::from_pem_slice(certificate.key_pem.as_bytes()).expect("a key");
-    let config = builder.with_single_cert(vec![der(&certificate.cert_pem)], key).expect("a pair");
-    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let acceptor = certificate.acceptor(wants);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("an address").port();
     tokio::spawn(async move {

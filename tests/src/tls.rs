@@ -7,11 +7,15 @@ use std::sync::Arc;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
-use tokio_rustls::rustls::{ALL_VERSIONS, ClientConfig, RootCertStore, SupportedProtocolVersion};
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{
+    ALL_VERSIONS, ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion,
+};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::wire::Connection;
 
@@ -59,6 +63,30 @@ impl Certificate {
     pub fn write(&self, folder: &Path) {
         std::fs::write(folder.join("cert.pem"), &self.cert_pem).expect("a writable folder");
         std::fs::write(folder.join("key.pem"), &self.key_pem).expect("a writable folder");
+    }
+
+    /// Shows this certificate to clients, who may have to show one themselves.
+    ///
+    /// # Panics
+    /// Never with certificates made here.
+    #[must_use]
+    pub fn acceptor(&self, wants: Option<&Self>) -> TlsAcceptor {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .expect("versions");
+        let builder = match wants {
+            None => builder.with_no_client_auth(),
+            Some(wanted) => {
+                let mut roots = RootCertStore::empty();
+                roots.add(wanted.der.clone()).expect("a certificate");
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+                builder.with_client_cert_verifier(verifier.build().expect("a verifier"))
+            }
+        };
+        let key = PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes()).expect("a key");
+        let config = builder.with_single_cert(vec![self.der.clone()], key).expect("a pair");
+        TlsAcceptor::from(Arc::new(config))
     }
 
     /// A handshake with a server that has to show this certificate.

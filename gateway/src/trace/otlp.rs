@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use http::Version;
 use http::uri::Authority;
 use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
@@ -22,6 +22,8 @@ use opentelemetry_sdk::trace::{
     BatchSpanProcessor, SpanData, SpanEvents, SpanExporter, SpanLinks, SpanProcessor,
 };
 use prometheus_client::metrics::counter::Counter;
+use reqwest::blocking::Client;
+use reqwest::{Certificate, Identity, redirect};
 use tracing::{info, warn};
 
 use self::sampler::Sampler;
@@ -71,20 +73,9 @@ impl Tracer {
             }
         }
         let sampler = Sampler::from_environment()?;
-        let timeout = given("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT")
-            .or_else(|| given("OTEL_EXPORTER_OTLP_TIMEOUT"))
-            .and_then(|text| text.parse().ok())
-            .map_or(EXPORT_TIMEOUT, Duration::from_millis);
-        // A collector is asked by its address alone: no proxy of the environment, and no place that an answer names.
-        let client = reqwest::blocking::Client::builder()
-            .timeout(timeout)
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .context("cannot make a client for OTEL_EXPORTER_OTLP_ENDPOINT")?;
         let exporter = OtlpExporter::builder()
             .with_http()
-            .with_http_client(client)
+            .with_http_client(client()?)
             .build()
             .context("OTEL_EXPORTER_OTLP_ENDPOINT cannot be used")?;
         let exporter = Telling {
@@ -259,6 +250,48 @@ impl SpanExporter for Telling {
     fn set_resource(&mut self, resource: &Resource) {
         self.exporter.set_resource(resource);
     }
+}
+
+/// A collector is asked by its address alone: no proxy of the environment, and no place that an answer names.
+fn client() -> anyhow::Result<Client> {
+    let timeout = given_for_traces("TIMEOUT")
+        .and_then(|(_, text)| text.parse().ok())
+        .map_or(EXPORT_TIMEOUT, Duration::from_millis);
+    let mut builder = Client::builder().timeout(timeout).no_proxy().redirect(redirect::Policy::none());
+    if let Some((name, authority)) = file_for_traces("CERTIFICATE")? {
+        let certificates = Certificate::from_pem_bundle(&authority)
+            .ok()
+            .filter(|certificates| !certificates.is_empty())
+            .with_context(|| format!("{name} has no certificate"))?;
+        builder = builder.tls_certs_only(certificates);
+    }
+    match (file_for_traces("CLIENT_CERTIFICATE")?, file_for_traces("CLIENT_KEY")?) {
+        (None, None) => {}
+        (Some((name, certificate)), Some((_, key))) => {
+            let identity = Identity::from_pem(&[key, certificate].concat());
+            builder = builder.identity(
+                identity.with_context(|| format!("{name} and its key are no certificate and key"))?,
+            );
+        }
+        (Some((name, _)), None) => bail!("{name} has no key; OTEL_EXPORTER_OTLP_CLIENT_KEY names it"),
+        (None, Some((name, _))) => {
+            bail!("{name} has no certificate; OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE names it")
+        }
+    }
+    builder.build().context("cannot make a client for OTEL_EXPORTER_OTLP_ENDPOINT")
+}
+
+/// The variable that is set for traces, or else that for everything, and what it says.
+fn given_for_traces(what: &str) -> Option<(String, String)> {
+    [format!("OTEL_EXPORTER_OTLP_TRACES_{what}"), format!("OTEL_EXPORTER_OTLP_{what}")]
+        .into_iter()
+        .find_map(|name| given(&name).map(|value| (name, value)))
+}
+
+fn file_for_traces(what: &str) -> anyhow::Result<Option<(String, Vec<u8>)>> {
+    let Some((name, file)) = given_for_traces(what) else { return Ok(None) };
+    let text = std::fs::read(&file).with_context(|| format!("{name}: cannot read {file}"))?;
+    Ok(Some((name, text)))
 }
 
 fn given(name: &str) -> Option<String> {
