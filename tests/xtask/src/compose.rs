@@ -237,6 +237,10 @@ impl<'e> Project<'e> {
         for service in SERVICES {
             self.check_hardening(service)?;
         }
+        let pages = output(&mut self.command(&["exec", "-T", "gateway", "ls", "/usr/local/share/man/man1"]))?;
+        for page in ["gearway.1", "gearway-serve.1", "gearway-deliveries.1"] {
+            ensure!(pages.lines().any(|line| line == page), "{page} is none of the manual's pages: {pages}");
+        }
         self.compose(&["stop"])?;
         for service in SERVICES {
             let code = self.inspect(service)?["State"]["ExitCode"].clone();
