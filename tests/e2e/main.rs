@@ -21,6 +21,7 @@ mod exposition;
 mod faults;
 mod http2;
 mod kills;
+mod metrics_window;
 mod nonsense;
 mod observability;
 mod overload;
