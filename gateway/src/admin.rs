@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 pub use self::access::Peer;
+pub use self::body::Room;
 pub use self::grants::Grants;
 pub use self::probes::{Phase, Readiness};
 pub use self::succession::{Interregnum, Succession};
@@ -66,6 +67,7 @@ pub struct AdminState {
     pub readiness: Arc<Readiness>,
     pub metrics: Arc<Metrics>,
     pub succession: Succession,
+    pub bodies: Room,
 }
 
 type Methods = fn() -> MethodRouter<AdminState>;

@@ -28,7 +28,7 @@ use self::sockets::Sockets;
 use self::takeover::Predecessor;
 use self::talk::Yours;
 use self::upgrade::{Estate, Program, hand_over};
-use crate::admin::{self, AdminState, Grants, Phase, Succession};
+use crate::admin::{self, AdminState, Grants, Phase, Room, Succession};
 use crate::admit::InFlight;
 use crate::auth::{Authenticator, TokenTable};
 use crate::config::{Config, Plugin, Sources};
@@ -137,6 +137,7 @@ impl<'a> Gateway<'a> {
             readiness: Arc::default(),
             metrics: Arc::clone(&shared.metrics),
             succession: Succession::default(),
+            bodies: Room::default(),
         };
         let drain = Drain::default();
         let (relays, mut threads) = start_relays(&shared, &drain)?;

@@ -1,23 +1,50 @@
-use std::time::Duration;
+use std::sync::Arc;
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use bytes::{Bytes, BytesMut};
 use gearway_protocol::ErrorCode;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::AdminState;
 use super::answer::AdminError;
 
 /// A registration of a hundred thousand handlers is about 20 MiB.
-pub(super) const MAX_BODY: usize = 64 << 20;
+const MAX_BODY: usize = 64 << 20;
 
-/// A request's body, read as JSON. Only callers who may are read from: it stands last among a handler's arguments.
+/// What bodies that are being read and answered may take together.
+const MAX_BODIES: usize = 2 * MAX_BODY;
+/// So much of each does not count: whoever fills the room with large ones keeps no worker of a usual size out.
+const FREE: usize = 64 << 10;
+
+/// A request's body, read as JSON, and the room that it takes. Only callers who may are read from: it stands last among a handler's
+/// arguments.
 #[derive(Debug)]
-pub(super) struct Body<T>(pub(super) T);
+pub(super) struct Body<T>(pub(super) T, pub(super) OwnedSemaphorePermit);
+
+/// The room that bodies share, a permit a byte; clones share it too.
+#[derive(Debug, Clone)]
+pub struct Room(Arc<Semaphore>);
+
+impl Default for Room {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(MAX_BODIES)))
+    }
+}
+
+impl Room {
+    fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, AdminError> {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        Arc::clone(&self.0).try_acquire_many_owned(bytes).map_err(|_| {
+            AdminError::unavailable("too many large requests are being read; nothing was changed")
+        })
+    }
+}
 
 /// The `{id}` of the path.
 #[derive(Debug)]
@@ -31,9 +58,8 @@ impl<T: DeserializeOwned> FromRequest<AdminState> for Body<T> {
             let message = "the body must be JSON, and Content-Type application/json or absent";
             return Err(AdminError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, ErrorCode::BAD_REQUEST, message));
         }
-        let patience = state.config.load().limits.body_timeout;
-        let bytes = collect(request, patience).await?;
-        read(&bytes).map(Self)
+        let (bytes, room) = collect(request.into_body(), state).await?;
+        Ok(Self(read(&bytes)?, room))
     }
 }
 
@@ -46,20 +72,38 @@ impl FromRequestParts<AdminState> for Id {
     }
 }
 
-async fn collect(request: Request, patience: Duration) -> Result<bytes::Bytes, AdminError> {
-    let body = Limited::new(request.into_body(), MAX_BODY).collect();
-    let Ok(collected) = tokio::time::timeout(patience, body).await else {
+/// A request's body, within the limits of size, time and room.
+pub(super) async fn collect(
+    body: axum::body::Body,
+    state: &AdminState,
+) -> Result<(Bytes, OwnedSemaphorePermit), AdminError> {
+    let patience = state.config.load().limits.body_timeout;
+    tokio::time::timeout(patience, collect_within(body, &state.bodies)).await.unwrap_or_else(|_| {
         let message = "the body did not arrive in time";
-        return Err(AdminError::new(StatusCode::REQUEST_TIMEOUT, ErrorCode::BAD_REQUEST, message));
-    };
-    let collected = collected.map_err(|error| {
-        if error.is::<LengthLimitError>() {
-            let message = format!("the body is larger than {MAX_BODY} bytes");
-            return AdminError::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::BAD_REQUEST, message);
-        }
-        AdminError::malformed("the body broke off")
-    })?;
-    Ok(collected.to_bytes())
+        Err(AdminError::new(StatusCode::REQUEST_TIMEOUT, ErrorCode::BAD_REQUEST, message))
+    })
+}
+
+async fn collect_within(
+    body: axum::body::Body,
+    room: &Room,
+) -> Result<(Bytes, OwnedSemaphorePermit), AdminError> {
+    let mut body = Limited::new(body, MAX_BODY);
+    let (mut whole, mut taken) = (BytesMut::new(), room.take(0)?);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| {
+            if error.is::<LengthLimitError>() {
+                let message = format!("the body is larger than {MAX_BODY} bytes");
+                return AdminError::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::BAD_REQUEST, message);
+            }
+            AdminError::malformed("the body broke off")
+        })?;
+        let Ok(data) = frame.into_data() else { continue };
+        let counted = (whole.len() + data.len()).saturating_sub(FREE);
+        taken.merge(room.take(counted - taken.num_permits())?);
+        whole.extend_from_slice(&data);
+    }
+    Ok((whole.freeze(), taken))
 }
 
 /// A browser sends other types than these without asking first, so a type that is given must be right.

@@ -1,7 +1,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -12,7 +12,7 @@ use tokio::sync::{RwLock, RwLockWriteGuard};
 use super::AdminState;
 use super::access::is_local;
 use super::answer::AdminError;
-use super::body::MAX_BODY;
+use super::body::collect;
 
 /// Which process answers for workers, routes and tokens: this one, or one that took over. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -49,7 +49,7 @@ pub(super) async fn answer_or_pass_on(
     };
     drop(owner);
     let mut response = if request.uri().path().starts_with("/v1/") {
-        pass_on(successor, request).await.unwrap_or_else(IntoResponse::into_response)
+        pass_on(successor, request, &state).await.unwrap_or_else(IntoResponse::into_response)
     } else {
         next.run(request).await
     };
@@ -58,12 +58,16 @@ pub(super) async fn answer_or_pass_on(
     response
 }
 
-async fn pass_on(successor: SocketAddr, request: Request) -> Result<Response, AdminError> {
+async fn pass_on(
+    successor: SocketAddr,
+    request: Request,
+    state: &AdminState,
+) -> Result<Response, AdminError> {
     const TAKEN: [HeaderName; 3] = [AUTHORIZATION, CONTENT_TYPE, ACCEPT];
     const GIVEN: [HeaderName; 2] = [CONTENT_TYPE, RETRY_AFTER];
     let (head, body) = request.into_parts();
-    let body =
-        to_bytes(body, MAX_BODY).await.map_err(|_| AdminError::malformed("the body cannot be read"))?;
+    // Who may send it is for the successor to say.
+    let (body, _room) = collect(body, state).await?;
     let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
     let unreachable = |_| AdminError::unavailable("the gateway's new process cannot be asked");
     let client = reqwest::Client::builder().no_proxy().build().map_err(unreachable)?;

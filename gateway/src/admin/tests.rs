@@ -2,6 +2,7 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 
 use axum::body::Body;
+use futures_util::StreamExt;
 use http::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
@@ -63,6 +64,7 @@ impl Listener {
             grants: Arc::new(ArcSwap::from_pointee(grants)),
             readiness: Arc::default(),
             metrics: Arc::new(Metrics::new()),
+            bodies: Room::default(),
         };
         let document = serde_json::to_value(openapi::Document::openapi()).unwrap();
         Self { router: router(state.clone()), state, document, _dir: dir }
@@ -504,6 +506,31 @@ async fn a_body_has_a_largest_size() {
     let ask = Ask { body: Body::from_stream(chunks), ..ask(Method::POST, "/v1/workers") };
     let answer = listener.answer(ask.token(ANY)).await;
     assert_eq!((answer.status, answer.error_code()), (413, 107));
+}
+
+/// One is read after the other, so to speak: what many send at once does not fill the memory.
+#[tokio::test]
+async fn bodies_share_a_bounded_room() {
+    let listener = Listener::new().await;
+    let begun = |mebibytes: usize| {
+        let chunk = bytes::Bytes::from(vec![b' '; 1 << 20]);
+        let come =
+            futures_util::stream::iter((0..mebibytes).map(move |_| Ok::<_, Infallible>(chunk.clone())));
+        let body = Body::from_stream(come.chain(futures_util::stream::pending()));
+        listener.answer(Ask { body, ..ask(Method::POST, "/v1/workers") }.token(ANY))
+    };
+    let mut first = Box::pin(begun(60));
+    let mut second = Box::pin(begun(60));
+    assert!(futures_util::poll!(&mut first).is_pending());
+    assert!(futures_util::poll!(&mut second).is_pending());
+    let answer = begun(60).await;
+    assert_eq!((answer.status, answer.error_code()), (503, 118));
+    assert!(answer.headers.contains_key("retry-after"));
+    // Workers of a usual size register all the same, and whoever gives up makes room.
+    listener.register(&worker("orders", &["foo"])).await;
+    drop(first);
+    let mut third = Box::pin(begun(60));
+    assert!(futures_util::poll!(&mut third).is_pending());
 }
 
 #[tokio::test]

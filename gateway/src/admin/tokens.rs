@@ -89,7 +89,7 @@ pub(super) fn member() -> MethodRouter<AdminState> {
 pub(super) async fn create(
     _: Operator,
     State(state): State<AdminState>,
-    Body(NewToken { user, ttl }): Body<NewToken>,
+    Body(NewToken { user, ttl }, _room): Body<NewToken>,
 ) -> Result<(StatusCode, Json<CreatedToken>), AdminError> {
     if user.is_empty() || user.len() > LONGEST_USER || user.chars().any(char::is_control) {
         let message = format!("must be 1 to {LONGEST_USER} bytes without control characters");

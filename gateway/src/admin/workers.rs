@@ -84,7 +84,7 @@ pub(super) fn drain_methods() -> MethodRouter<AdminState> {
 pub(super) async fn register(
     registrant: Registrant,
     State(state): State<AdminState>,
-    Body(registration): Body<Registration>,
+    Body(registration, _room): Body<Registration>,
 ) -> Result<(StatusCode, Json<Registered>), AdminError> {
     // A worker that registered now would lose its gateway at once; the next one takes it.
     if state.readiness.phase() == Phase::Draining {
