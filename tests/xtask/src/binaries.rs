@@ -11,7 +11,7 @@ pub(crate) fn build() -> anyhow::Result<PathBuf> {
     let profile = binaries.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let status = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .current_dir(crate::workspace())
-        .args(["build", "--quiet", "--workspace", "--bins", "--profile"])
+        .args(["build", "--workspace", "--bins", "--profile"])
         .arg(if profile == "debug" { "dev" } else { profile })
         .arg("--target-dir")
         .arg(binaries.parent().context("the executables lie in no target directory")?)
