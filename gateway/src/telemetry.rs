@@ -17,7 +17,10 @@ use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+use tracing::field::Field;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
 
 pub use self::durations::Latency;
 use self::durations::{RequestDurations, RequestLabels, SECONDS};
@@ -38,10 +41,28 @@ pub fn init_tracing() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if std::io::stderr().is_terminal() {
-        builder.init();
+        builder.fmt_fields(debug_fn(write_field).delimited(" ")).init();
     } else {
         builder.json().flatten_event(true).with_current_span(false).with_span_list(false).init();
     }
+}
+
+/// A field for people. What is shown by `Display` is somebody's text as it came, and must neither steer the terminal nor pass for
+/// another line.
+fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    let text = printable(&format!("{value:?}"));
+    match field.name() {
+        "message" => write!(writer, "{text}"),
+        name if writer.has_ansi_escapes() => write!(writer, "\x1b[3m{name}\x1b[0m\x1b[2m=\x1b[0m{text}"),
+        name => write!(writer, "{name}={text}"),
+    }
+}
+
+/// The text with control characters written out.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    let write_out = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(write_out).collect()
 }
 
 /// What the gateway counts. Every label's values are bounded: routes and worker names by what was registered,

@@ -11,6 +11,7 @@ use crate::expect::{self, serving};
 
 mod canaries;
 mod secrets;
+mod terminals;
 mod transport;
 mod webhooks;
 mod workers;

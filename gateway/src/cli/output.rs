@@ -2,6 +2,7 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::LazyLock;
 
 use comfy_table::{Table, presets};
+pub(super) use gearway::telemetry::printable;
 use serde_json::Value;
 
 /// # Errors
@@ -88,12 +89,7 @@ pub(super) fn cell(value: &Value) -> String {
         Value::Bool(false) => "no".to_owned(),
         Value::Number(number) => number.to_string(),
         Value::String(text) => printable(text),
-        Value::Array(_) | Value::Object(_) => value.to_string(),
+        // JSON leaves some control characters as they are.
+        Value::Array(_) | Value::Object(_) => printable(&value.to_string()),
     }
-}
-
-/// The text with control characters written out.
-pub(super) fn printable(text: &str) -> String {
-    let write_out = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
-    text.chars().map(write_out).collect()
 }

@@ -2,13 +2,12 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use gearway_tests::port::ReservedPort;
-use gearway_tests::{Answer, Gateway, Registration, Request, ScriptedWorker, wait};
+use gearway_tests::{Answer, Gateway, Registration, Request, ScriptedWorker};
 use jsonwebtoken::{EncodingKey, Header};
 use serde_json::json;
 
 use crate::collector::Collector;
-use crate::terminal;
+use crate::threats::terminals::OnTerminal;
 
 #[tokio::test]
 async fn no_secret_is_seen_anywhere() {
@@ -273,32 +272,21 @@ async fn no_secret_is_seen_anywhere() {
 /// The lines for people say no more than those for programs.
 #[tokio::test]
 async fn no_secret_is_seen_on_a_terminal() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let (public, admin) = (ReservedPort::take(), ReservedPort::take());
-    let (master, screen) = terminal::open();
-    let mut serve = gearway_tests::gateway::gearway(&["serve"]);
-    serve.current_dir(folder.path()).env("RUST_LOG", "trace").env("GEARWAY_LOG__ACCESS", "true");
-    serve.env("GEARWAY_PUBLIC__LISTEN", public.address().to_string());
-    serve.env("GEARWAY_ADMIN__LISTEN", admin.address().to_string());
-    serve.env("GEARWAY_AUTH__CLIENT_KEYS", "canary-client-key").env("GEARWAY_SECRETS__HOOK", "canary-hook");
-    serve.env("GEARWAY_ADMIN__TOKENS", "canary-admin-token");
-    serve.env("GEARWAY_ADMIN__REGISTRATION_TOKENS", "canary-registration-token");
-    serve.stdin(std::process::Stdio::null());
-    serve.stdout(screen.try_clone().expect("a copy")).stderr(screen);
-    let mut child = serve.spawn().expect("it runs");
-    drop(serve);
-    let shown = tokio::task::spawn_blocking(move || terminal::read_to_end(master));
-    let ready =
-        async || Request::get("/readyz").try_send(admin.address()).await.ok().filter(|r| r.status == 200);
-    wait::until("it is ready", ready).await;
-
+    let gateway = OnTerminal::start(&[
+        ("GEARWAY_AUTH__CLIENT_KEYS", "canary-client-key"),
+        ("GEARWAY_SECRETS__HOOK", "canary-hook"),
+        ("GEARWAY_ADMIN__TOKENS", "canary-admin-token"),
+        ("GEARWAY_ADMIN__REGISTRATION_TOKENS", "canary-registration-token"),
+    ])
+    .await;
+    let (public, admin) = (gateway.public.address(), gateway.admin.address());
     let registration = json!({
         "name": "w", "url": "http://127.0.0.1:9/", "protocol": "gearway-v1", "handlers": [
             {"name": "keyed", "key_required": true}, {"name": "hook", "verify": {"scheme": "github", "secret": "hook"}},
         ],
     });
     let register = Request::post("/v1/workers", "").json(&registration).bearer("canary-registration-token");
-    let registered = register.send(admin.address()).await.expect_status(201).json();
+    let registered = register.send(admin).await.expect_status(201).json();
     let mut answers = Vec::new();
     for request in [
         Request::get("/keyed").api_key("canary-client-key"),
@@ -306,15 +294,13 @@ async fn no_secret_is_seen_on_a_terminal() {
         Request::get("/keyed").api_key("canary-client-key").bearer("canary-wrong-token"),
         Request::post("/hook", "x").header("X-Hub-Signature-256", "sha256=00"),
     ] {
-        answers.push(format!("{:?}", request.send(public.address()).await));
+        answers.push(format!("{:?}", request.send(public).await));
     }
     for token in ["canary-admin-token", "canary-wrong-key"] {
-        let tokens = Request::get("/v1/tokens").bearer(token).send(admin.address()).await;
+        let tokens = Request::get("/v1/tokens").bearer(token).send(admin).await;
         answers.push(format!("{tokens:?}"));
     }
-    gearway_tests::gateway::signal_pid(child.id(), gearway_tests::process::Signal::TERM);
-    let shown = shown.await.expect("no panic");
-    assert!(child.wait().expect("an end").success(), "{shown}");
+    let shown = gateway.end().await;
     assert!(shown.contains("TRACE") && shown.contains("\x1b["), "not for people: {}", excerpt(&shown, 0));
     assert!(shown.contains("/keyed") && shown.contains("drained"), "{shown}");
     let secret = registered["secret"].as_str().expect("a secret");
