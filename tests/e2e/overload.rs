@@ -61,6 +61,18 @@ async fn call_until(gateway: &Gateway, clients: usize, answered: usize, request:
     Called { took: started.elapsed(), ..called }
 }
 
+fn takes_its_time(worker: &ScriptedWorker) {
+    worker.script(|_| {
+        let gate = Gate::default();
+        let opens = gate.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(CALL).await;
+            opens.open();
+        });
+        Answer::text("done").after(&gate)
+    });
+}
+
 /// In KiB.
 fn resident(gateway: &Gateway) -> usize {
     let status =
@@ -72,15 +84,7 @@ fn resident(gateway: &Gateway) -> usize {
 /// The bounds are wide because other tests share the machine; what they exclude is a collapse.
 async fn hold_at_ten_times(limit: &str, request: &Request) -> Called {
     let (gateway, worker) = serving(&format!("[limits]\n{limit}"), &["foo"]).await;
-    worker.script(|_| {
-        let gate = Gate::default();
-        let opens = gate.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep(CALL).await;
-            opens.open();
-        });
-        Answer::text("done").after(&gate)
-    });
+    takes_its_time(&worker);
     let peak = call_until(&gateway, CAPACITY, 100, request).await;
     assert_eq!(peak.refused, 0);
     let memory = resident(&gateway);
@@ -107,6 +111,32 @@ async fn goodput_and_memory_hold_at_ten_times_the_bytes() {
     let limit = format!("max_bytes_in_flight = \"{CAPACITY}MiB\"");
     let overloaded = hold_at_ten_times(&limit, &Request::post("/foo", vec![b'x'; 1 << 20])).await;
     assert!(overloaded.closed <= overloaded.refused, "{overloaded:?}");
+}
+
+/// The busy worker lives by its replies, and one that nobody calls by what it asks itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn overload_lapses_nobody() {
+    const LEASES: usize = 4;
+    let config = format!("[limits]\nmax_in_flight = {CAPACITY}\n[workers]\nlease = \"1s\"");
+    let (gateway, worker) = serving(&config, &["foo"]).await;
+    takes_its_time(&worker);
+    let idle = ScriptedWorker::start("idle");
+    let id = idle.register(&gateway, &Registration::new("idle").handler("idle")).await.worker_id;
+    let renews = async {
+        loop {
+            assert_eq!(gateway.worker_side().renew(&id).await.status, 200);
+            tokio::time::sleep(Duration::from_secs(1) / 3).await;
+        }
+    };
+    let answered = LEASES * CAPACITY * 1000 / usize::try_from(CALL.as_millis()).expect("a few");
+    let request = Request::post("/foo", "x");
+    let called = tokio::select! {
+        called = call_until(&gateway, 10 * CAPACITY, answered, &request) => called,
+        () = renews => unreachable!("it does so for ever"),
+    };
+    assert!(called.refused > 0, "{called:?}");
+    assert!(!gateway.log().iter().any(|line| line.contains("lease lapsed")));
+    assert_eq!(gateway.admin().workers().await.len(), 2);
 }
 
 /// A worker that takes four calls and four hundred clients: a bounded number waits, the rest is refused while they do.
