@@ -12,7 +12,7 @@ use self::coming::Coming;
 pub use self::coming::Expected;
 use crate::config::Limits;
 use crate::error::Error;
-use crate::framing::Activity;
+use crate::http1::Activity;
 
 /// A full gateway drains in far less than a second, so that is when to come back.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(1);

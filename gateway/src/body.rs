@@ -1,23 +1,71 @@
 //! A client's body, read whole within its limits.
 
+use std::cell::RefCell;
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::OnceLock;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use gearway_protocol::Base64Body;
-use http_body_util::BodyExt;
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 
 use crate::admit::{self, Admission, Expected};
 use crate::config::Limits;
 use crate::error::Error;
-use crate::framing::Activity;
+use crate::http1::{Activity, RequestBody};
 use crate::pieces::{Pieces, TextWriter};
 
 /// Bodies from this size on become text while they arrive, and replies' are decoded so. Below it, memory for the whole costs less than
 /// the pieces.
 pub const LARGE: usize = 256 << 10;
+
+/// So much of a body that becomes text is read at once: less means more reads, more leaves the processor's cache before it is used.
+const READ_AT_ONCE: usize = 128 << 10;
+
+/// A body that is not known to be large has room for so much more than what has come of it, at least.
+const ROOM: usize = 64 << 10;
+
+thread_local! {
+    static READ: RefCell<BytesMut> = RefCell::new(BytesMut::with_capacity(READ_AT_ONCE));
+}
+
+/// A body that the client is about to send, or has sent.
+#[derive(Debug)]
+pub enum Incoming {
+    Http1(RequestBody),
+    Http2(hyper::body::Incoming),
+}
+
+impl Incoming {
+    /// Whether there is nothing to read.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Self::Http1(body) => body.is_empty(),
+            Self::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn declared_length(&self) -> Option<u64> {
+        match self {
+            Self::Http1(body) => body.length(),
+            Self::Http2(body) => body.size_hint().exact(),
+        }
+    }
+}
+
+impl From<RequestBody> for Incoming {
+    fn from(body: RequestBody) -> Self {
+        Self::Http1(body)
+    }
+}
+
+impl From<hyper::body::Incoming> for Incoming {
+    fn from(body: hyper::body::Incoming) -> Self {
+        Self::Http2(body)
+    }
+}
 
 /// A request's body, in the form in which it is passed on.
 #[derive(Debug, Clone)]
@@ -112,19 +160,39 @@ impl From<Unread> for Error {
 /// # Errors
 /// When the body is longer than `limits.max_body`, slower than `limits.body_timeout`, ends early, or the gateway is full.
 pub async fn read(
-    body: Incoming,
+    mut body: Incoming,
     limits: &Limits,
     wanted: Wanted,
     admission: &Admission,
     connection: Option<&Activity>,
 ) -> Result<Body, Unread> {
-    if body.is_end_stream() {
+    if body.is_empty() {
         return Ok(Bytes::new().into());
     }
-    let declared = body.size_hint().exact();
+    let declared = body.declared_length();
     if declared.is_some_and(|length| length > limits.max_body) {
         return Err(Error::BodyTooLarge { limit: limits.max_body }.into());
     }
+    // As most do, it came with its head.
+    if let Incoming::Http1(body) = &mut body
+        && let Some(whole) = body.take_whole()
+    {
+        admission.reserve(whole.len() as u64)?;
+        return Ok(Body::Plain(whole));
+    }
+    // In a box of its own, so that requests without a body do not pay for its size.
+    Box::pin(arrive(body, declared, limits, wanted, admission, connection)).await
+}
+
+/// Reads a body that did not come with its head.
+async fn arrive(
+    body: Incoming,
+    declared: Option<u64>,
+    limits: &Limits,
+    wanted: Wanted,
+    admission: &Admission,
+    connection: Option<&Activity>,
+) -> Result<Body, Unread> {
     let expected = OnceLock::new();
     let mut reading = pin!(async {
         let mut incoming = Arriving { body, read: 0, limit: limits.max_body, admission, expected: &expected };
@@ -134,7 +202,6 @@ pub async fn read(
             incoming.collect(declared).await.map(Body::Plain)
         }
     });
-    // What came with the head, as most do, is not waited for.
     if let Poll::Ready(read) = futures_util::poll!(reading.as_mut()) {
         return Ok(read?);
     }
@@ -164,45 +231,78 @@ struct Arriving<'a, 'e> {
 }
 
 impl Arriving<'_, '_> {
-    /// What comes next. Neither budget nor memory is taken before: a declared length alone costs the client nothing.
-    async fn next(&mut self) -> Result<Option<Bytes>, Error> {
-        while let Some(frame) = self.body.frame().await {
-            let frame = frame.map_err(|_| Error::bad_request("the body is malformed or ended early"))?;
-            let Ok(data) = frame.into_data() else { continue };
-            self.read += data.len() as u64;
-            if self.read > self.limit {
-                return Err(Error::BodyTooLarge { limit: self.limit });
-            }
-            self.admission.reserve(data.len() as u64)?;
-            if let Some(expected) = self.expected.get() {
-                expected.came(data.len());
-            }
-            return Ok(Some(data));
+    /// Counts bytes that have come. Neither budget nor memory is taken before: a declared length alone costs the client nothing.
+    fn came(&mut self, bytes: usize) -> Result<(), Error> {
+        self.read += bytes as u64;
+        if self.read > self.limit {
+            return Err(Error::BodyTooLarge { limit: self.limit });
         }
-        Ok(None)
+        self.admission.reserve(bytes as u64)?;
+        if let Some(expected) = self.expected.get() {
+            expected.came(bytes);
+        }
+        Ok(())
+    }
+
+    /// What comes next, behind what is in `into`; 0 at the end.
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        into: &mut BytesMut,
+        at_most: usize,
+    ) -> Poll<Result<usize, Error>> {
+        let came = match &mut self.body {
+            Incoming::Http1(body) => ready!(body.poll_read(cx, into, at_most)).map_err(|_| ended_early())?,
+            Incoming::Http2(body) => loop {
+                let frame = ready!(pin!(&mut *body).poll_frame(cx)).transpose().map_err(|_| ended_early())?;
+                let Some(frame) = frame else { break 0 };
+                if let Some(data) = frame.data_ref().filter(|data| !data.is_empty()) {
+                    into.extend_from_slice(data);
+                    break data.len();
+                }
+            },
+        };
+        self.came(came)?;
+        Poll::Ready(Ok(came))
     }
 
     async fn encode(&mut self) -> Result<Body, Error> {
         let mut text = TextWriter::default();
-        while let Some(data) = self.next().await? {
-            text.push(&data);
-        }
-        Ok(Body::Text { length: self.read, text: text.finish() })
+        poll_fn(|cx| {
+            READ.with_borrow_mut(|memory| {
+                loop {
+                    memory.clear();
+                    if ready!(self.poll_read(cx, memory, READ_AT_ONCE))? == 0 {
+                        return Poll::Ready(Ok(()));
+                    }
+                    text.push(memory);
+                }
+            })
+        })
+        .await
+        .map(|()| Body::Text { length: self.read, text: text.finish() })
     }
 
     async fn collect(&mut self, declared: Option<u64>) -> Result<Bytes, Error> {
         let mut whole = BytesMut::new();
-        while let Some(data) = self.next().await? {
-            if Some(data.len() as u64) == declared {
-                return Ok(data);
+        poll_fn(|cx| {
+            loop {
+                let missing = declared.map_or(u64::MAX, |length| length.saturating_sub(self.read));
+                let room = (whole.len() * 3).max(ROOM);
+                let room = usize::try_from(missing).unwrap_or(usize::MAX).min(room).max(1);
+                if whole.capacity() - whole.len() < room {
+                    whole.reserve(room);
+                }
+                if ready!(self.poll_read(cx, &mut whole, room))? == 0 {
+                    return Poll::Ready(Ok(()));
+                }
             }
-            if whole.capacity() - whole.len() < data.len() {
-                let missing = declared.unwrap_or(0).saturating_sub(whole.len() as u64);
-                let some = (whole.len() as u64 * 4).max(data.len() as u64);
-                whole.reserve(usize::try_from(missing.min(some)).unwrap_or(0).max(data.len()));
-            }
-            whole.extend_from_slice(&data);
-        }
-        Ok(whole.freeze())
+        })
+        .await
+        .map(|()| whole.freeze())
     }
+}
+
+fn ended_early() -> Error {
+    Error::bad_request("the body is malformed or ended early")
 }

@@ -1,17 +1,13 @@
 //! One client's connection: TLS where it is configured, and the requests that come over it.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Poll, Waker, ready};
 use std::time::Duration;
 
-use http::HeaderValue;
 use http::header::CONNECTION;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use http::{HeaderValue, Request};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -19,13 +15,13 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tracing::debug;
 
-use crate::framing::{Activity, FramedIo, FramingLimits};
+use crate::body::Incoming;
+use crate::http1::{self, Activity, ConnectionLimits, RequestBody};
 use crate::proxy_protocol;
-use crate::relay::{self, BodyUnread, Reception, Relay};
+use crate::relay::{self, Reception, Relay};
 use crate::telemetry::TlsFailure;
 use crate::tls;
 
-use self::reply_body::ReplyBody;
 use self::stream::ClientStream;
 
 mod http2;
@@ -34,9 +30,6 @@ mod stream;
 
 /// A client that keeps a connection without a request for this long has forgotten it.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
-
-/// So much of a body is read from the network at once: less means more reads, more leaves the processor's cache before it is used.
-const READ_AT_ONCE: usize = 128 << 10;
 
 /// What every HTTP/2 connection begins with, and no HTTP/1 request can.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -92,7 +85,7 @@ async fn begin(stream: ClientStream, serving: Serving) {
     let tls = serving.relay.shared.tls.load_full();
     match tls {
         None if serving.relay.shared.config.load().public.h2c => Box::pin(either(stream, serving)).await,
-        None => http1(stream, serving).await,
+        None => over_http1(stream, serving).await,
         // In a box of its own, so that connections in clear text do not pay for its size.
         Some(tls) => Box::pin(over_tls(stream, tls, serving)).await,
     }
@@ -107,7 +100,7 @@ async fn over_tls(stream: ClientStream, tls: Arc<ServerConfig>, serving: Serving
         Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(tls::HTTP2) => {
             http2::serve(stream, serving).await;
         }
-        Ok(Ok(stream)) => http1(stream, serving).await,
+        Ok(Ok(stream)) => over_http1(stream, serving).await,
         Ok(Err(error)) => {
             metrics.count_tls_failure(TlsFailure::Refused);
             debug!(%peer, %error, "a TLS handshake failed");
@@ -140,45 +133,32 @@ async fn either(mut stream: ClientStream, serving: Serving) {
     }
     let is_http2 = first == PREFACE;
     stream.put_back(first);
-    if is_http2 { http2::serve(stream, serving).await } else { http1(stream, serving).await }
+    if is_http2 { http2::serve(stream, serving).await } else { over_http1(stream, serving).await }
 }
 
-async fn http1<IO: AsyncRead + AsyncWrite + Unpin>(stream: IO, serving: Serving) {
+async fn over_http1<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: IO, serving: Serving) {
     let Serving { peer, relay, grace, activity, reception } = serving;
     let config = relay.shared.config.load_full();
-    let limits = FramingLimits {
+    let limits = ConnectionLimits {
         max_header: usize::try_from(config.limits.max_header).unwrap_or(usize::MAX),
         header_timeout: config.limits.header_timeout,
         idle_timeout: IDLE_TIMEOUT,
     };
-    let max_header = limits.max_header;
-    let drain = relay.drain.clone();
-    let framed = FramedIo::with_activity(stream, limits, activity.clone());
-    let in_progress = activity.clone();
-    let service = service_fn(move |request| {
-        let relay = Arc::clone(&relay);
-        let busy = in_progress.begin();
-        let activity = in_progress.clone();
-        // In a box for as long as it takes, so that idle connections do not keep room for a request.
-        Box::pin(async move {
-            activity.unless_let_go().await;
-            let mut response = relay.handle(peer, reception, request).await;
-            // Behind a body that has not come whole, no other request is answered.
-            let is_cut = response.extensions().get::<BodyUnread>().is_some() && activity.is_in_body();
-            if relay.drain.has_begun() || reception != Reception::Served || is_cut {
-                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            }
-            drop(busy);
-            let untaken = |bytes| relay.shared.in_flight.untaken(&activity, bytes);
-            Ok::<_, Infallible>(response.map(|body| ReplyBody::new(body, untaken)))
-        })
-    });
-    let connection = http1::Builder::new()
-        .header_read_timeout(None)
-        .max_buf_size(max_header.max(READ_AT_ONCE))
-        .serve_connection(TokioIo::new(framed), service);
+    drop(config);
+    let service = async |request: Request<RequestBody>| {
+        let busy = activity.begin();
+        activity.unless_let_go().await;
+        let mut response = relay.handle(peer, reception, request.map(Incoming::from)).await;
+        if relay.drain.has_begun() || reception != Reception::Served {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        drop(busy);
+        response
+    };
+    let untaken = |bytes| relay.shared.in_flight.untaken(&activity, bytes);
+    let connection = http1::serve(stream, limits, activity.clone(), service, untaken);
     tokio::pin!(connection);
-    let begun = drain.begun();
+    let begun = relay.drain.begun();
     tokio::pin!(begun);
     // Who is told of the end: once registered with the drain, asking again would only take its lock with every request.
     let mut told: Option<Waker> = None;
@@ -187,7 +167,7 @@ async fn http1<IO: AsyncRead + AsyncWrite + Unpin>(stream: IO, serving: Serving)
             return Poll::Ready(Some(ended));
         }
         let is_told = told.as_ref().is_some_and(|told| told.will_wake(cx.waker()));
-        if !is_told || drain.has_begun() {
+        if !is_told || relay.drain.has_begun() {
             told = Some(cx.waker().clone());
             ready!(begun.as_mut().poll(cx));
             return Poll::Ready(None);

@@ -8,7 +8,7 @@ mod connection;
 pub mod cors;
 pub mod dispatch;
 pub mod envelope;
-pub mod framing;
+pub mod http1;
 pub mod listener;
 pub mod path;
 pub mod pieces;

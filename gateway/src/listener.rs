@@ -14,7 +14,7 @@ use tracing::{debug, warn};
 
 use crate::connection;
 use crate::drain::{Drain, IDLE_GRACE};
-use crate::framing::Activity;
+use crate::http1::Activity;
 use crate::relay::{Relay, Shared};
 
 use self::room::{Place, Room};

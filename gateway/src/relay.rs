@@ -17,21 +17,20 @@ use bytes::Bytes;
 use http::header::{CONNECTION, LOCATION, RETRY_AFTER};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
-use hyper::body::{Body as _, Incoming};
 use tokio_rustls::rustls::ServerConfig;
 use tracing::warn;
 
 use crate::access_log;
 use crate::admit::{self, Admission, InFlight};
 use crate::auth::{Authenticator, Permit};
-use crate::body::{self, Body, Unread, Wanted};
+use crate::body::{self, Body, Incoming, Unread, Wanted};
 use crate::config::{Config, Unmatched};
 use crate::delivery::{Deliveries, Delivery, HeaderBlock, Policy, RouteName, now_ms};
 use crate::dispatch::{Dispatcher, Undelivered};
 use crate::drain::Drain;
 use crate::envelope::{self, Call};
 use crate::error::Error;
-use crate::framing::Activity;
+use crate::http1::Activity;
 use crate::path::{self, CanonicalPath, Target};
 use crate::pieces::Pieces;
 use crate::rate::RateLimits;
@@ -83,10 +82,6 @@ pub enum Reception {
     /// To come again: their address has `limits.max_connections_per_address`.
     TooManyOfAddress,
 }
-
-/// Marks a response whose request's body was not read to its end.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct BodyUnread;
 
 /// A request without its body.
 struct Inbound {
@@ -151,7 +146,6 @@ impl Relay {
     ) -> Response<Pieces> {
         let config = self.shared.config.load_full();
         let (mut head, body) = request.into_parts();
-        let has_body = !body.is_end_stream();
         client::drop_connection_headers(&mut head.headers);
         let settled = client::settle_http2(&mut head);
         let peer_is_trusted = client::is_trusted(peer.ip(), &config.public.trusted_proxies);
@@ -177,9 +171,6 @@ impl Relay {
                 error_response(&error, &inbound.request_id).map(Pieces::from)
             }
         };
-        if has_body && !matches!(progress.body, Received::Whole(..)) {
-            response.extensions_mut().insert(BodyUnread);
-        }
         if client::ends_connection(&inbound.head) {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }

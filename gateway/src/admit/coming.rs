@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::framing::Pace;
+use crate::http1::Pace;
 
 /// How far ahead of the least pace a body may get. Its first bytes have this long.
 const GRACE: Duration = Duration::from_secs(10);

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::framing::Activity;
+use crate::http1::Activity;
 
 /// A client's socket. It closes with a reset where the client has been given up, so that the system keeps nothing for somebody
 /// who does not take it: a socket that closes in order lives on until its last byte was acknowledged.

@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 use tracing::debug;
 
-use crate::framing::Activity;
+use crate::http1::Activity;
 use crate::rate::one_client;
 use crate::relay::{Reception, Shared, is_trusted};
 use crate::telemetry::Eviction;

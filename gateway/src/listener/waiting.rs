@@ -3,7 +3,7 @@
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
-use crate::framing::Activity;
+use crate::http1::Activity;
 
 /// Of this many connections one is given up at a time, so that looking for the oldest is rare.
 const SHARE: usize = 256;

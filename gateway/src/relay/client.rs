@@ -11,12 +11,10 @@ use smallvec::SmallVec;
 
 use super::forwarded;
 use crate::error::Error;
+use crate::http1::MAX_FIELDS;
 use crate::trace;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-
-/// What framing allows an HTTP/1 head.
-const MAX_FIELDS: usize = 100;
 
 /// Removes what `Connection` names before anything else reads the headers (RFC 9110 section 7.6.1), so that no two readers
 /// disagree about what was sent. `Host` and `Content-Length` are end-to-end whatever it says.
@@ -121,7 +119,7 @@ pub(super) fn settle_http2(head: &mut Parts) -> Result<(), Error> {
     if head.version != Version::HTTP_2 {
         return Ok(());
     }
-    if head.headers.len() > MAX_FIELDS {
+    if head.headers.len() > usize::from(MAX_FIELDS) {
         return Err(Error::HeaderTooLarge);
     }
     if head.headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some() {

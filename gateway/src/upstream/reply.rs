@@ -13,7 +13,7 @@ use memchr::memmem;
 use super::base64_text::Base64Text;
 use super::reply_head::{Framing, ReplyHead};
 use crate::body::LARGE;
-use crate::framing::{ChunkScan, ChunkStep};
+use crate::http1::{ChunkScan, ChunkStep};
 use crate::pieces::Pieces;
 
 /// The longest head of a reply. Nothing that the gateway reads of one is longer than a line.

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::super::IDLE_TIMEOUT;
 use super::super::reply_body::Held;
-use crate::framing::{Activity, InProgress, Pace};
+use crate::http1::{Activity, InProgress, Pace};
 
 /// How often a busy connection's responses are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(5);

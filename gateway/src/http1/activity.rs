@@ -32,13 +32,11 @@ struct Shared {
     owing_since: AtomicU64,
     /// Bytes of responses that wait for the client to take them.
     untaken: AtomicU64,
-    /// A request's body has not been read to its end.
-    in_body: AtomicBool,
     /// The connection ends because its client takes nothing, or floods it.
     given_up: AtomicBool,
 }
 
-/// One request in progress, from its head until its response's last byte was handed to hyper: drop it with the
+/// One request in progress, from its head until its response's last byte was handed over: drop it with the
 /// response's body where that is streamed, and with the service's future where it is not.
 #[derive(Debug)]
 #[must_use = "the request counts as answered once this is dropped"]
@@ -125,15 +123,6 @@ impl Activity {
     /// Whether the connection ends because of what its client did or left undone.
     pub(crate) fn is_given_up(&self) -> bool {
         self.0.given_up.load(Ordering::Acquire) || self.is_let_go()
-    }
-
-    pub(super) fn set_in_body(&self, in_body: bool) {
-        self.0.in_body.store(in_body, Ordering::Relaxed);
-    }
-
-    /// Whether some of a request's body has not been read. Then no other request can follow on an HTTP/1 connection.
-    pub(crate) fn is_in_body(&self) -> bool {
-        self.0.in_body.load(Ordering::Relaxed)
     }
 
     pub(crate) fn add_untaken(&self, bytes: u64) {

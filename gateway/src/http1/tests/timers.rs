@@ -1,19 +1,15 @@
 //! The clock is paused: it moves only when every task waits, and then exactly to the next timer.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::service::service_fn;
-use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
+use http::{Request, Response};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufStream, DuplexStream};
 use tokio::time::{Instant, sleep};
 
-use super::super::{FramedIo, InProgress};
-use super::LIMITS;
+use super::super::{Activity, InProgress, RequestBody};
+use super::{LIMITS, serve_with, whole};
 
 const SECOND: Duration = Duration::from_secs(1);
 const GET: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
@@ -21,7 +17,7 @@ const GET: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
 /// A client's end of a connection whose handler is `answer`.
 fn connect<A, F>(pipe: usize, answer: A) -> DuplexStream
 where
-    A: Fn(Request<hyper::body::Incoming>, InProgress) -> F + Send + 'static,
+    A: Fn(Request<RequestBody>, InProgress) -> F + Send + 'static,
     F: Future<Output = &'static str> + Send + 'static,
 {
     let (client, server) = tokio::io::duplex(pipe);
@@ -31,37 +27,35 @@ where
 
 fn serve<A, F>(server: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, answer: A)
 where
-    A: Fn(Request<hyper::body::Incoming>, InProgress) -> F + Send + 'static,
+    A: Fn(Request<RequestBody>, InProgress) -> F + Send + 'static,
     F: Future<Output = &'static str> + Send + 'static,
 {
-    let framed = FramedIo::new(server, LIMITS);
-    let activity = framed.activity();
-    let service = service_fn(move |request| {
-        let answering = answer(request, activity.begin());
-        async move { Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(answering.await)))) }
-    });
-    let connection =
-        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(framed), service);
-    tokio::spawn(connection);
+    tokio::spawn(serve_with(server, LIMITS, Activity::new(), text(answer)));
+}
+
+fn text<A, F>(
+    answer: A,
+) -> impl Fn(Request<RequestBody>, InProgress) -> std::pin::Pin<Box<dyn Future<Output = Response<Bytes>> + Send>>
+where
+    A: Fn(Request<RequestBody>, InProgress) -> F,
+    F: Future<Output = &'static str> + Send + 'static,
+{
+    move |request, in_progress| {
+        let answering = answer(request, in_progress);
+        Box::pin(async { Response::new(Bytes::from(answering.await)) })
+    }
 }
 
 /// As [`connect`]; after `calm` the connection is told to close when it is idle once `grace` is over.
 fn connect_for<A, F>(calm: Duration, grace: Duration, answer: A) -> DuplexStream
 where
-    A: Fn(Request<hyper::body::Incoming>, InProgress) -> F + Send + 'static,
+    A: Fn(Request<RequestBody>, InProgress) -> F + Send + 'static,
     F: Future<Output = &'static str> + Send + 'static,
 {
     let (client, server) = tokio::io::duplex(1024);
-    let framed = FramedIo::new(server, LIMITS);
-    let activity = framed.activity();
-    let in_progress = activity.clone();
-    let service = service_fn(move |request| {
-        let answering = answer(request, in_progress.begin());
-        async move { Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(answering.await)))) }
-    });
+    let activity = Activity::new();
+    let connection = serve_with(server, LIMITS, activity.clone(), text(answer));
     tokio::spawn(async move {
-        let connection =
-            hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(framed), service);
         tokio::pin!(connection);
         tokio::select! {
             _ = connection.as_mut() => return,
@@ -72,13 +66,13 @@ where
     client
 }
 
-async fn slowly(_: Request<hyper::body::Incoming>, in_progress: InProgress) -> &'static str {
+async fn slowly(_: Request<RequestBody>, in_progress: InProgress) -> &'static str {
     sleep(5 * SECOND).await;
     drop(in_progress);
     "done"
 }
 
-async fn at_once(_: Request<hyper::body::Incoming>, in_progress: InProgress) -> &'static str {
+async fn at_once(_: Request<RequestBody>, in_progress: InProgress) -> &'static str {
     drop(in_progress);
     "done"
 }
@@ -201,8 +195,8 @@ async fn a_guard_that_outlives_the_response_defers_idleness() {
 
 #[tokio::test(start_paused = true)]
 async fn bodies_have_no_timer_here() {
-    let mut client = connect(1024, |request: Request<hyper::body::Incoming>, in_progress| async move {
-        let whole = request.into_body().collect().await;
+    let mut client = connect(1024, |request: Request<RequestBody>, in_progress| async move {
+        let whole = whole(request.into_body(), 10).await;
         drop(in_progress);
         whole.map_or("broken", |_| "done")
     });

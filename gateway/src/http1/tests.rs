@@ -1,70 +1,52 @@
+use std::future::Future;
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::task::noop_waker;
+use bytes::{Bytes, BytesMut};
+use http::{Request, Response};
 use proptest::prelude::*;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{BAD_REQUEST, FIELDS_TOO_LARGE, FramedIo, FramingLimits};
+use super::{Activity, ConnectionLimits, InProgress, RequestBody};
 
+mod answers;
 mod served;
 mod timers;
 
-const LIMITS: FramingLimits = FramingLimits {
+const LIMITS: ConnectionLimits = ConnectionLimits {
     max_header: 8192,
     header_timeout: Duration::from_secs(10),
     idle_timeout: Duration::from_secs(75),
 };
 
-/// A connection whose reads return these segments one by one, and then its end.
-struct Segments(std::vec::IntoIter<Vec<u8>>);
-
-impl AsyncRead for Segments {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if let Some(mut segment) = self.0.next() {
-            let rest = segment.split_off(segment.len().min(buf.remaining()));
-            buf.put_slice(&segment);
-            if !rest.is_empty() {
-                let others = std::mem::take(&mut self.0);
-                self.0 = std::iter::once(rest).chain(others).collect::<Vec<_>>().into_iter();
-            }
-        }
-        Poll::Ready(Ok(()))
-    }
+/// Serves a connection with what `answer` makes of each request.
+fn serve_with<F>(
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    limits: ConnectionLimits,
+    activity: Activity,
+    answer: impl Fn(Request<RequestBody>, InProgress) -> F,
+) -> impl Future<Output = io::Result<()>>
+where
+    F: Future<Output = Response<Bytes>>,
+{
+    let in_progress = activity.clone();
+    let service = move |request| {
+        let answering = answer(request, in_progress.begin());
+        async move { answering.await.map(Into::into) }
+    };
+    super::serve(io, limits, activity, service, |_| ())
 }
 
-impl AsyncWrite for Segments {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Poll::Ready(Ok(buf.len()))
+/// Reads a body to its end.
+async fn whole(mut body: RequestBody, at_most: usize) -> io::Result<Bytes> {
+    if let Some(whole) = body.take_whole() {
+        return Ok(whole);
     }
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
-/// What a reader gets: the bytes, and whether they ended in an error.
-fn deliver(segments: Vec<Vec<u8>>, reader_buffer: usize) -> (Vec<u8>, bool) {
-    let mut framed = FramedIo::new(Segments(segments.into_iter()), LIMITS);
-    let waker = noop_waker();
-    let mut cx = Context::from_waker(&waker);
-    let mut delivered = Vec::new();
+    let mut whole = BytesMut::new();
     loop {
-        let mut space = vec![0; reader_buffer];
-        let mut buf = ReadBuf::new(&mut space);
-        match Pin::new(&mut framed).poll_read(&mut cx, &mut buf) {
-            Poll::Ready(Ok(())) if buf.filled().is_empty() => return (delivered, false),
-            Poll::Ready(Ok(())) => delivered.extend_from_slice(buf.filled()),
-            Poll::Ready(Err(_)) => return (delivered, true),
-            Poll::Pending => panic!("pending on a connection that always has bytes"),
+        whole.reserve(at_most);
+        if std::future::poll_fn(|cx| body.poll_read(cx, &mut whole, at_most)).await? == 0 {
+            return Ok(whole.freeze());
         }
     }
 }
@@ -177,46 +159,3 @@ const SPLICES: &[&[u8]] = &[
     b"GET /x HTTP/1.1\r\n\r\n",
     b"CONNECT ",
 ];
-
-proptest! {
-    #[test]
-    fn any_split_of_valid_requests_is_delivered_unchanged(
-        requests in proptest::collection::vec(request(), 1..5),
-        sizes in proptest::collection::vec(1_usize..400, 1..8),
-        reader_buffer in 1_usize..600,
-    ) {
-        let bytes = requests.concat();
-        let (delivered, failed) = deliver(cut(&bytes, &sizes), reader_buffer);
-        prop_assert_eq!(String::from_utf8_lossy(&delivered), String::from_utf8_lossy(&bytes));
-        prop_assert!(!failed);
-    }
-
-    #[test]
-    fn what_is_delivered_is_a_prefix_and_at_most_a_refusal(
-        bytes in prop_oneof![near_requests(), proptest::collection::vec(any::<u8>(), 0..200)],
-        sizes in proptest::collection::vec(1_usize..400, 1..8),
-        reader_buffer in 1_usize..600,
-    ) {
-        let (delivered, failed) = deliver(cut(&bytes, &sizes), reader_buffer);
-        let refused = !failed && !bytes.starts_with(&delivered);
-        let passed = match delivered.strip_suffix(BAD_REQUEST) {
-            Some(_) if delivered.ends_with(&FIELDS_TOO_LARGE) => &delivered[..delivered.len() - FIELDS_TOO_LARGE.len()],
-            Some(passed) if refused => passed,
-            Some(_) | None => &delivered,
-        };
-        prop_assert!(bytes.starts_with(passed), "{:?}", String::from_utf8_lossy(&delivered));
-        if !refused && !failed {
-            prop_assert_eq!(passed.len(), bytes.len());
-        }
-    }
-
-    #[test]
-    fn the_split_does_not_change_what_is_delivered(
-        bytes in near_requests(),
-        sizes in proptest::collection::vec(1_usize..40, 1..8),
-        reader_buffer in 1_usize..600,
-    ) {
-        let whole = deliver(vec![bytes.clone()], 8192);
-        prop_assert_eq!(deliver(cut(&bytes, &sizes), reader_buffer), whole);
-    }
-}

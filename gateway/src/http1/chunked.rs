@@ -1,6 +1,6 @@
 //! A chunked body, counted byte by byte outside its data. RFC 9112 section 7.1.
 //!
-//! Stricter than hyper in everything: what passes here, hyper decodes to the same bytes.
+//! Stricter than parsers in use: what passes here, they decode to the same bytes.
 
 use super::head::{MAX_FIELDS, is_control, is_token};
 
@@ -10,7 +10,7 @@ const MAX_SIZE_DIGITS: u8 = 16;
 /// Bytes of chunk extensions in one body. Nobody is known to send any, and each is thrown away.
 const MAX_EXTENSION_BYTES: u16 = 4096;
 
-/// Bytes of trailer fields in one body; hyper's own bound is 16 KiB.
+/// Bytes of trailer fields in one body.
 const MAX_TRAILER_BYTES: u16 = 8192;
 
 /// Fields that say where a message ends, whom it is for or what becomes of the connection. RFC 9110 section 6.5.1
@@ -84,13 +84,8 @@ impl ChunkScan {
         }
     }
 
-    /// Reads on. The count says how many of `bytes` belong to the body and are good; with `Refused` the byte after
-    /// them is the bad one.
-    pub(super) fn advance(&mut self, bytes: &[u8]) -> (usize, ChunkStep) {
-        self.decode(bytes, |_| {})
-    }
-
-    /// As [`advance`](Self::advance), and hands over the data, piece by piece.
+    /// Reads on, and hands over the data, piece by piece. The count says how many of `bytes` belong to the body and are good; with
+    /// `Refused` the byte after them is the bad one.
     pub(crate) fn decode(&mut self, bytes: &[u8], mut data: impl FnMut(&[u8])) -> (usize, ChunkStep) {
         let mut used = 0;
         while used < bytes.len() {
