@@ -236,25 +236,42 @@ async fn wait_for_state(gateway: &Gateway, state: &str, number: usize) -> Vec<Va
     .await
 }
 
+/// Contract section 10 and the promise to those who upgrade: neither file is guessed at, overwritten or set aside.
 #[tokio::test]
-async fn a_log_that_cannot_be_used_is_refused_by_name() {
+async fn a_database_that_cannot_be_used_is_refused_by_name() {
     let (gateway, _worker) = delivering("", &json!({"mode": "durable"})).await;
     drop(gateway.post(PATH, "x").await.expect_status(200));
     assert!(gateway.sigterm().await.success());
-    let file = gateway.data_dir().join("deliveries.db");
-    let good = std::fs::read(&file).expect("the log");
-    let mut newer = good.clone();
-    // The header's user version, as SQLite documents it.
-    newer[60..64].copy_from_slice(&1000_u32.to_be_bytes());
-    let mut damaged = good.clone();
-    damaged[100..8192].fill(0xFF);
-    for (bytes, word) in [(newer, "newer"), (damaged, "damaged")] {
-        std::fs::write(&file, &bytes).expect("a writable file");
-        let mut command = gateway::gearway(&["serve", "--config"]);
-        command.arg(gateway.config_path());
-        let refused = process::run(command).await;
-        let output = refused.output();
-        assert!(refused.code() == 1 && output.contains("deliveries.db") && output.contains(word), "{output}");
-        assert_eq!(std::fs::read(&file).expect("the log"), bytes, "a refused file stays as it is");
+    for name in ["deliveries.db", "gearway.db"] {
+        let file = gateway.data_dir().join(name);
+        let good = std::fs::read(&file).expect("a database");
+        let mut newer = good.clone();
+        // The header's user version, as SQLite documents it.
+        newer[60..64].copy_from_slice(&1000_u32.to_be_bytes());
+        let mut damaged = good.clone();
+        damaged[100..8192].fill(0xFF);
+        let no_database = b"this is no database, and long enough to show it".repeat(100);
+        let cases = [
+            (newer, "was written by a newer gearway", "start that version, or restore a backup"),
+            (damaged, "is damaged", "restore a backup, or move it away"),
+            (no_database, "is damaged", "restore a backup, or move it away"),
+        ];
+        for (bytes, what, to_do) in cases {
+            std::fs::write(&file, &bytes).expect("a writable file");
+            let refused = process::run(serve(&gateway)).await;
+            let output = refused.output();
+            assert_eq!(refused.code(), 1, "{output}");
+            for said in [file.to_str().expect("a path in UTF-8"), what, to_do] {
+                assert!(output.contains(said), "{name}, {what}: {said:?} is missing in {output}");
+            }
+            assert_eq!(std::fs::read(&file).expect("a database"), bytes, "a refused file stays as it is");
+        }
+        std::fs::write(&file, &good).expect("a writable file");
     }
+}
+
+fn serve(gateway: &Gateway) -> std::process::Command {
+    let mut command = gateway::gearway(&["serve", "--config"]);
+    command.arg(gateway.config_path());
+    command
 }
