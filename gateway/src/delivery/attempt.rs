@@ -112,7 +112,7 @@ impl Courier {
         drop(admission);
         drop(events.send(Event::Free { route, group }).await);
         if let Outcome::NotRun(pause) = outcome {
-            let arrival = Arrival { id, route, attempts, delivery, admission: None, caller };
+            let arrival = Arrival { id, route, attempts, delivery, admission: None, caller, share: None };
             drop(events.send(Event::NotRun { arrival, pause }).await);
             return;
         }

@@ -1,8 +1,8 @@
 //! Runs deliveries: whose turn it is, and how many at once.
 //!
 //! One task on a thread of its own decides; attempts are tasks beside it. What is pending is in the log, by route and by the time
-//! at which it is due. Here is only a window of each route's next ids, so that a backlog of millions takes no memory, and a route whose
-//! worker is slow or away holds up no other.
+//! at which it is due. Here is only a window of each route's next ids, and a bounded number of deliveries that were just kept and so
+//! need not be read, so that a backlog of millions takes no memory, and a route whose worker is slow or away holds up no other.
 
 mod clock;
 mod queue;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tracing::{error, info};
 
 use self::queue::Queue;
@@ -22,13 +22,16 @@ use self::turns::probe;
 use super::attempt::{Courier, Event};
 use super::inbox::{Arrival, Inbox};
 use super::log::Record;
-use super::record::{Id, millis, now_ms};
+use super::record::{Delivery, Id, millis, now_ms};
 use super::rows::RouteId;
 use super::waiting::Waiting;
 use crate::admit::InFlight;
 use crate::drain::Drain;
 
 const EVENTS: usize = 1024;
+/// What may be at hand of deliveries whose turn has not come, in KiB and for one route. The rest is read from the log in time.
+const AT_HAND: u32 = 8 << 10;
+const AT_HAND_OF_A_ROUTE: usize = 1024;
 
 /// What the engine is told from outside.
 #[derive(Debug)]
@@ -56,6 +59,8 @@ struct Running {
     engine: Engine,
     events: mpsc::Sender<Event>,
     queues: HashMap<RouteId, Queue>,
+    /// KiB of [`AT_HAND`] that are left.
+    at_hand: Arc<Semaphore>,
     /// Routes that may have something to begin, in turn.
     turns: VecDeque<RouteId>,
     /// Routes whose workers are away or full, to be looked at again.
@@ -77,21 +82,7 @@ impl Engine {
     /// Runs until `drain` begins, then lets what is under way finish for `patience` at most.
     pub(super) async fn run(self, drain: Drain, patience: Duration) {
         let (sender, mut events) = mpsc::channel(EVENTS);
-        let mut running = Running {
-            engine: self,
-            events: sender,
-            queues: HashMap::new(),
-            turns: VecDeque::new(),
-            blocked: Vec::new(),
-            look_again: None,
-            held: HashMap::new(),
-            held_by_all: VecDeque::new(),
-            timers: BinaryHeap::new(),
-            groups: HashMap::new(),
-            calls: 0,
-            unrecorded: 0,
-            next_survey: Instant::now(),
-        };
+        let mut running = Running::new(self, sender);
         let inbox = Arc::clone(&running.engine.inbox);
         let mut last_moment: Option<Instant> = None;
         loop {
@@ -125,6 +116,25 @@ impl Engine {
 }
 
 impl Running {
+    fn new(engine: Engine, events: mpsc::Sender<Event>) -> Self {
+        Self {
+            engine,
+            events,
+            queues: HashMap::new(),
+            at_hand: Arc::new(Semaphore::new(AT_HAND as usize)),
+            turns: VecDeque::new(),
+            blocked: Vec::new(),
+            look_again: None,
+            held: HashMap::new(),
+            held_by_all: VecDeque::new(),
+            timers: BinaryHeap::new(),
+            groups: HashMap::new(),
+            calls: 0,
+            unrecorded: 0,
+            next_survey: Instant::now(),
+        }
+    }
+
     fn take_arrivals(&mut self) {
         let content = self.engine.inbox.take();
         for arrival in content.arrivals {
@@ -132,6 +142,9 @@ impl Running {
         }
         for route in content.routes {
             self.expect_more(route);
+        }
+        for id in content.removed {
+            self.queues.values_mut().for_each(|queue| queue.arrived.retain(|arrival| arrival.id != id));
         }
     }
 
@@ -144,10 +157,18 @@ impl Running {
         let route = arrival.route;
         let queue = self.queues.entry(route).or_default();
         // The window may have shown it already.
-        if queue.knows(arrival.id) {
+        if queue.has_begun_or_shows(arrival.id) {
             return;
         }
-        if wanted || queue.is_idle() {
+        if !wanted && !queue.is_idle() {
+            // Its request was answered: what waits here is to keep no other out.
+            arrival.admission = None;
+        }
+        // Somebody else may take it up while this engine is paused.
+        let is_room = !self.engine.paused && !queue.more && queue.arrived.len() < AT_HAND_OF_A_ROUTE;
+        let size = is_room.then(|| size_at_hand(&arrival.delivery));
+        arrival.share = size.and_then(|size| Arc::clone(&self.at_hand).try_acquire_many_owned(size).ok());
+        if wanted || arrival.share.is_some() {
             queue.arrived.push_back(arrival);
         } else {
             queue.more = true;
@@ -241,10 +262,12 @@ impl Running {
         match command {
             Command::Resume => {
                 self.engine.paused = false;
+                self.queues.values_mut().for_each(Queue::forget_content);
                 self.next_survey = Instant::now();
             }
             Command::Pause { until, done } => {
                 self.engine.paused = true;
+                self.queues.values_mut().for_each(Queue::forget_content);
                 let taken: Vec<Id> =
                     self.queues.values().flat_map(|queue| queue.taken.iter().copied()).collect();
                 info!(under_way = taken.len(), "deliveries are paused");
@@ -263,7 +286,16 @@ impl Running {
     }
 }
 
+/// In KiB; what is larger than all the room takes all of it.
+fn size_at_hand(delivery: &Delivery) -> u32 {
+    let size = 1 + (delivery.body.len() + delivery.headers.0.len()) / 1024;
+    u32::try_from(size).unwrap_or(u32::MAX).min(AT_HAND)
+}
+
 /// When what is under way here may be taken up by somebody else.
 pub(super) fn handed_over_until(longest_attempt: Duration) -> i64 {
     now_ms().saturating_add(millis(longest_attempt))
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ use std::mem;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use super::Caller;
 use super::record::{Delivery, Id};
@@ -26,6 +26,8 @@ pub(super) struct Arrival {
     pub(super) admission: Option<Arc<Admission>>,
     /// Who waits for the worker's answer.
     pub(super) caller: Option<Caller>,
+    /// Its share of what the engine may have at hand, while it is among it.
+    pub(super) share: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Debug, Default)]
@@ -39,6 +41,8 @@ pub(super) struct Content {
     pub(super) arrivals: Vec<Arrival>,
     /// Routes that have more than is in `arrivals`.
     pub(super) routes: HashSet<RouteId>,
+    /// Deliveries that are to run no more.
+    pub(super) removed: Vec<Id>,
 }
 
 impl Inbox {
@@ -63,6 +67,12 @@ impl Inbox {
     /// Says that a route has something that is due.
     pub(super) fn look_at(&self, route: RouteId) {
         self.content.lock().routes.insert(route);
+        self.filled.notify_one();
+    }
+
+    /// Says that a delivery is to run no more.
+    pub(super) fn remove(&self, id: Id) {
+        self.content.lock().removed.push(id);
         self.filled.notify_one();
     }
 

@@ -354,20 +354,20 @@ pub(super) fn window(
         .collect()
 }
 
-/// Every route with pending deliveries, and when the first of each is due. The index is skipped through, so that the number of
+/// Every route with pending deliveries, the first of each that is due, and when it is. The index is skipped through, so that the number of
 /// deliveries does not matter.
-pub(super) fn survey(connection: &Connection) -> rusqlite::Result<Vec<(RouteId, i64)>> {
+pub(super) fn survey(connection: &Connection) -> rusqlite::Result<Vec<(RouteId, Id, i64)>> {
     let mut next = connection.prepare_cached(
-        "SELECT route, due_at FROM delivery INDEXED BY delivery_pending
+        "SELECT route, id, due_at FROM delivery INDEXED BY delivery_pending
          WHERE state = 0 AND route > ?1 ORDER BY route, due_at LIMIT 1",
     )?;
     let mut found = Vec::new();
     let mut last = i64::MIN;
-    while let Some((route, due_at)) =
-        next.query_row([last], |row| Ok((row.get(0)?, row.get(1)?))).optional()?
+    while let Some(first) =
+        next.query_row([last], |row| Ok((row.get(0)?, Id(row.get(1)?), row.get(2)?))).optional()?
     {
-        found.push((route, due_at));
-        last = route;
+        found.push(first);
+        last = first.0;
     }
     Ok(found)
 }

@@ -58,10 +58,11 @@ impl Running {
             dispatcher.pool.retire(|id| dispatcher.registry.name_of(id).is_ok());
             match rows::survey(&self.engine.reader) {
                 Ok(found) => {
-                    for (route, due_at) in found {
-                        if due_at <= now {
+                    for (route, first, due_at) in found {
+                        // What is known stands before what nobody spoke of, which is found when it is the first.
+                        if due_at <= now && !self.queues.get(&route).is_some_and(|queue| queue.knows(first)) {
                             self.expect_more(route);
-                        } else {
+                        } else if due_at > now {
                             self.remind(route, due_at);
                         }
                     }

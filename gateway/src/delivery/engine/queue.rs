@@ -10,7 +10,7 @@ use super::super::waiting::Waiting;
 /// What is known here of a route's pending deliveries.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    /// Just kept, with everything that a call needs.
+    /// Just kept, with everything that a call needs: those whose senders wait, and others as long as there is room for them.
     pub(super) arrived: VecDeque<Arrival>,
     /// Due, to be read from the log.
     pub(super) window: VecDeque<Id>,
@@ -38,9 +38,29 @@ impl Queue {
             || self.arrived.iter().any(|arrival| arrival.id == id)
     }
 
+    /// Whether the window shows it, or it is under way.
+    pub(super) fn has_begun_or_shows(&self, id: Id) -> bool {
+        self.taken.contains(&id) || self.window.contains(&id)
+    }
+
     /// Whether what arrives now would be the next.
     pub(super) fn is_idle(&self) -> bool {
         self.arrived.is_empty() && self.window.is_empty() && !self.more
+    }
+
+    /// The next of what just arrived, unless the log has shown older ones: those are passed only by what somebody waits for.
+    pub(super) fn next_arrived(&mut self, waiting: &Waiting) -> Option<Arrival> {
+        let first = self.arrived.front()?;
+        if !self.window.is_empty() && !waiting.has_caller(first.id) {
+            return None;
+        }
+        self.arrived.pop_front()
+    }
+
+    /// Leaves everything to the log, for somebody else may take it up.
+    pub(super) fn forget_content(&mut self) {
+        self.more |= !self.arrived.is_empty();
+        self.arrived.clear();
     }
 
     /// Whether nothing is left to remember.

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use http::Method;
 use rusqlite::Connection;
+use tokio::sync::OwnedSemaphorePermit;
 use tracing::error;
 
 use super::Running;
@@ -53,23 +54,14 @@ impl Running {
                     self.drop_if_done(route);
                     continue;
                 }
-                Begun::Blocked => {
+                // Calls that end let these go, and that is soon.
+                Begun::Held(group) => self.held.entry(group).or_default().push_back(route),
+                Begun::HeldByAll if self.calls > 0 => self.held_by_all.push_back(route),
+                Begun::Blocked | Begun::HeldByAll => {
+                    queue.drop_unwanted(&self.engine.waiting);
                     self.blocked.push(route);
                     self.look_again.get_or_insert(Instant::now() + LOOK_AGAIN);
                 }
-                Begun::Held(group) => self.held.entry(group).or_default().push_back(route),
-                Begun::HeldByAll => {
-                    if self.calls == 0 {
-                        // Nothing will end that could let it go.
-                        self.blocked.push(route);
-                        self.look_again.get_or_insert(Instant::now() + LOOK_AGAIN);
-                    } else {
-                        self.held_by_all.push_back(route);
-                    }
-                }
-            }
-            if let Some(queue) = self.queues.get_mut(&route) {
-                queue.drop_unwanted(&self.engine.waiting);
             }
         }
     }
@@ -85,7 +77,7 @@ impl Running {
         if self.calls >= most || self.unrecorded >= MOST_UNRECORDED {
             return Begun::HeldByAll;
         }
-        let (id, arrival) = match queue.arrived.pop_front() {
+        let (id, arrival) = match queue.next_arrived(&self.engine.waiting) {
             Some(arrival) => (arrival.id, Some(arrival)),
             None => match next_in_window(&self.engine.reader, queue, route) {
                 Ok((Some(id), later)) => {
@@ -107,10 +99,10 @@ impl Running {
             },
         };
         let Some(queue) = self.queues.get_mut(&route) else { return Begun::Nothing };
-        let (delivery, attempts, admission) = match arrival {
-            Some(arrival) => (arrival.delivery, arrival.attempts, arrival.admission),
+        let (delivery, attempts, admission, share) = match arrival {
+            Some(arrival) => (arrival.delivery, arrival.attempts, arrival.admission, arrival.share),
             None => match rows::load(&self.engine.reader, id) {
-                Ok(Some((delivery, attempts))) => (Arc::new(delivery), attempts, None),
+                Ok(Some((delivery, attempts))) => (Arc::new(delivery), attempts, None, None),
                 // Dropped, or settled by another process.
                 Ok(None) => return Begun::Yes,
                 Err(error) => {
@@ -130,24 +122,29 @@ impl Running {
             return Begun::Blocked;
         };
         queue.probe = Some(probe(&delivery));
-        let put_back = |queue: &mut Queue| match self.engine.waiting.has_caller(id) {
-            true => queue.arrived.push_front(Arrival {
+        let put_back = |queue: &mut Queue, share: Option<OwnedSemaphorePermit>| {
+            let wanted = self.engine.waiting.has_caller(id);
+            if share.is_none() && !wanted {
+                return queue.window.push_front(id);
+            }
+            let (delivery, admission) = (Arc::clone(&delivery), admission.clone().filter(|_| wanted));
+            queue.arrived.push_front(Arrival {
                 id,
                 route,
                 attempts,
-                delivery: Arc::clone(&delivery),
-                admission: admission.clone(),
+                delivery,
+                admission,
                 caller: None,
-            }),
-            false => queue.window.push_front(id),
+                share,
+            });
         };
         if !available {
-            put_back(queue);
+            put_back(queue, share);
             return Begun::Blocked;
         }
         let calls = self.groups.get(&group).copied().unwrap_or(0);
         if queue.calls > 0 && queue.calls >= room.saturating_sub(calls) {
-            put_back(queue);
+            put_back(queue, share);
             return Begun::Held(group);
         }
         let admission = match admission {
@@ -162,7 +159,7 @@ impl Running {
                 match entered {
                     Ok(admission) => Arc::new(admission),
                     Err(_) => {
-                        put_back(queue);
+                        put_back(queue, share);
                         return Begun::Blocked;
                     }
                 }

@@ -72,6 +72,25 @@ impl Pace {
             self.at = Instant::now();
         }
     }
+
+    /// As long as half a commit, and only for those who were answered within the last one: others may never send again.
+    fn patience(&self, expected: usize, now: Instant) -> Option<Patience> {
+        if now.saturating_duration_since(self.at) > self.commit {
+            return None;
+        }
+        let until = now + (self.commit / 2).min(LONGEST_GATHERING);
+        Some(Patience { expected, until, pause: (self.commit / 4).min(LONGEST_GATHERING) })
+    }
+}
+
+/// For whom a group is held open, and how long.
+#[derive(Debug, PartialEq, Eq)]
+struct Patience {
+    /// Nobody else is expected once so many requests wait.
+    expected: usize,
+    until: Instant,
+    /// A pause in which nobody comes ends it.
+    pause: Duration,
 }
 
 impl Queue {
@@ -131,42 +150,33 @@ impl Queue {
         let expected = content.group.appends.len() + pace.answered;
         loop {
             if !content.group.appends.is_empty() {
-                self.gather(&mut content, expected, pace);
+                if let Some(patience) = pace.patience(expected, Instant::now()) {
+                    self.gather(&mut content, &patience);
+                }
                 return Some(content.take());
             }
-            let alone = content.since.map(|since| since + COMPANY);
-            let is_due = content.urgent
-                || content.group.records.len() >= ENOUGH
-                || (content.closed && !content.group.records.is_empty())
-                || alone.is_some_and(|until| until <= Instant::now());
-            if is_due {
+            if content.cannot_wait(Instant::now()) {
                 return Some(content.take());
             }
             if content.closed {
                 return None;
             }
             content.awaited = 1;
-            match alone {
+            match content.alone_until() {
                 Some(until) => drop(self.changed.wait_until(&mut content, until)),
                 None => self.changed.wait(&mut content),
             }
         }
     }
 
-    /// Lets more requests come, as long as they do and it takes no longer than half a commit.
-    fn gather(&self, content: &mut MutexGuard<'_, Content>, expected: usize, pace: &Pace) {
-        let now = Instant::now();
-        if now.duration_since(pace.at) > pace.commit {
-            return;
-        }
-        let until = now + (pace.commit / 2).min(LONGEST_GATHERING);
-        let pause = (pace.commit / 4).min(LONGEST_GATHERING);
-        content.awaited = expected;
-        while content.group.appends.len() < expected && !content.closed {
+    /// Lets more requests come, as long as they do.
+    fn gather(&self, content: &mut MutexGuard<'_, Content>, patience: &Patience) {
+        content.awaited = patience.expected;
+        while content.group.appends.len() < patience.expected && !content.closed {
             let before = content.group.appends.len();
-            let slept = self.changed.wait_for(content, pause);
+            let slept = self.changed.wait_for(content, patience.pause);
             let nobody_came = slept.timed_out() && content.group.appends.len() == before;
-            if nobody_came || until <= Instant::now() {
+            if nobody_came || patience.until <= Instant::now() {
                 break;
             }
         }
@@ -174,6 +184,19 @@ impl Queue {
 }
 
 impl Content {
+    /// Until when records wait for a request.
+    fn alone_until(&self) -> Option<Instant> {
+        self.since.map(|since| since + COMPANY)
+    }
+
+    /// Whether the records are to be written without one.
+    fn cannot_wait(&self, now: Instant) -> bool {
+        self.urgent
+            || self.group.records.len() >= ENOUGH
+            || (self.closed && !self.group.records.is_empty())
+            || self.alone_until().is_some_and(|until| until <= now)
+    }
+
     fn take(&mut self) -> Group {
         self.since = None;
         self.urgent = false;
@@ -181,3 +204,6 @@ impl Content {
         mem::take(&mut self.group)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,6 +22,8 @@ use crate::store::sqlite::SqliteFile;
 /// Bytes in the write-ahead log, about, before they are moved into the file; and what a change takes there beside its content.
 const MERGE_AFTER: usize = 16 << 20;
 const OVERHEAD: usize = 4096;
+/// Bytes, counted in the same way, that may be written before the file is measured: SQLite reads each question anew, as text.
+const MEASURE_AFTER: usize = 1 << 20;
 
 /// The fields go in this order when the thread ends: the file is closed before the directory is unlocked.
 pub(super) struct Writer {
@@ -33,6 +35,7 @@ pub(super) struct Writer {
     inbox: Arc<Inbox>,
     pace: Pace,
     since_merge: usize,
+    since_measured: usize,
     _dir: DataDir,
 }
 
@@ -50,7 +53,18 @@ impl Writer {
             reason: format!("cannot start the thread that merges its log: {error}"),
         })?;
         let pace = Pace::new();
-        let writer = Self { shared, merger, file, numbers, config, inbox, pace, since_merge: 0, _dir: dir };
+        let writer = Self {
+            shared,
+            merger,
+            file,
+            numbers,
+            config,
+            inbox,
+            pace,
+            since_merge: 0,
+            since_measured: 0,
+            _dir: dir,
+        };
         writer.measure();
         Ok(writer)
     }
@@ -74,18 +88,24 @@ impl Writer {
         match self.commit(&group) {
             Ok((done, appended)) => {
                 let Group { appends, records } = group;
+                let made_room = records.iter().any(|(record, _)| !matches!(record, Record::Settle(_)));
                 if !appends.is_empty() {
                     self.shared.lacks_room.store(false, Ordering::Relaxed);
                 }
                 let bytes: usize = appends.iter().map(|append| append.delivery.body.len()).sum();
-                self.since_merge += bytes + (appends.len() + records.len()) * OVERHEAD;
+                let written = bytes + (appends.len() + records.len()) * OVERHEAD;
+                self.since_merge += written;
+                self.since_measured += written;
                 self.tell(appends, appended);
-                for ((_, answer), done) in records.into_iter().zip(done) {
+                for ((record, answer), done) in records.into_iter().zip(done) {
+                    if let Record::Remove(id) = record {
+                        self.inbox.remove(id);
+                    }
                     done.routes.iter().for_each(|route| self.inbox.look_at(*route));
                     // Whoever no longer waits has given up the answer, and not the change.
                     drop(answer.send(Ok(done)));
                 }
-                self.measure();
+                self.measure_if_due(made_room);
                 self.merge_if_due()
             }
             Err(LogError::Store(error)) if error.is_final() => {
@@ -188,10 +208,21 @@ impl Writer {
             told.add(runtime, answer, appended);
             let Appended::New(id, route) = appended else { return None };
             self.shared.metrics.count_accepted(&delivery.route.path);
-            Some(Arrival { id, route, attempts: 0, delivery, admission, caller })
+            Some(Arrival { id, route, attempts: 0, delivery, admission, caller, share: None })
         });
         self.inbox.put(arrivals);
         told.send();
+    }
+
+    /// Far from the limit a look now and then is enough.
+    fn measure_if_due(&mut self, made_room: bool) {
+        let stored = self.shared.stored_bytes.load(Ordering::Relaxed);
+        let max_stored = self.config.load().webhooks.max_stored;
+        let is_far = stored < max_stored / 2 && (self.since_measured as u64) < max_stored / 4;
+        if made_room || !is_far || self.since_measured >= MEASURE_AFTER {
+            self.measure();
+            self.since_measured = 0;
+        }
     }
 
     fn measure(&self) {

@@ -101,11 +101,13 @@ impl Model {
             found.sort_unstable_by_key(|(id, due_at)| (*due_at, *id));
             let found: Vec<_> = found.into_iter().map(|(id, due_at)| (due_at, id)).collect();
             assert_eq!(found, expected, "{name}");
-            if let Some((due_at, _)) = expected.first() {
-                first_due.insert(id, *due_at);
+            if let Some((due_at, first)) = expected.first() {
+                first_due.insert(id, (*first, *due_at));
             }
         }
-        assert_eq!(survey(connection).unwrap(), first_due.into_iter().collect::<Vec<_>>());
+        let expected: Vec<_> =
+            first_due.into_iter().map(|(route, (id, due_at))| (route, id, due_at)).collect();
+        assert_eq!(survey(connection).unwrap(), expected);
         for (id, entry) in &self.0 {
             let (delivery, attempts) = load_any(connection, *id).unwrap().unwrap();
             assert_eq!((delivery.body.len(), attempts), (entry.body, entry.attempts), "{id}");
