@@ -1,5 +1,7 @@
-//! The documents: their links lead somewhere, their snippets make sense, and what is generated is up to date.
+//! The documents: their links lead somewhere, the tests that they name are there, their snippets make sense, and what is generated is up to
+//! date.
 
+mod promises;
 mod snippets;
 
 use std::fs;
@@ -29,6 +31,7 @@ pub(crate) fn test() -> anyhow::Result<()> {
     }
     ensure!(dead.is_empty(), "links that lead nowhere:\n{}", dead.join("\n"));
     println!("{} documents, all links lead somewhere", files.len());
+    promises::test(&files)?;
     snippets::test(&files)
 }
 
