@@ -38,7 +38,7 @@ use self::methods::Methods;
 pub use self::packed::PackedRegistration;
 pub use self::refusal::{Conflict, NoRoom, Refusal};
 pub use self::replica::{Replica, Rotation, Slot};
-pub use self::table::{Endpoint, Handler, Offer, Table};
+pub use self::table::{Endpoint, Handler, HandlerTimeout, Offer, Table};
 use crate::config::{Config, Secret};
 use crate::dialect::Dialect;
 use crate::route::{Braces, Pattern, RouteTable};

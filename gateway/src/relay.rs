@@ -34,7 +34,7 @@ use crate::http1::Activity;
 use crate::path::{self, CanonicalPath, Target};
 use crate::pieces::Pieces;
 use crate::rate::RateLimits;
-use crate::registry::{Handler, NoParking, Registry};
+use crate::registry::{Handler, HandlerTimeout, NoParking, Registry};
 use crate::route::Found;
 use crate::telemetry::{AuthFailure, Eviction, Metrics};
 use crate::trace::{Trace, Tracer};
@@ -369,7 +369,10 @@ impl Relay {
         let started = Instant::now();
         let left = inbound.deadline(handler, config).saturating_duration_since(started);
         let at_most = (config.limits.max_in_flight / PARKED_SHARE).max(1);
-        let parked = handler.group.park(handler.lost_at, at_most, progress.patience.min(left), ready).await;
+        let parked = handler
+            .group
+            .park(handler.lost_at.as_deref().copied(), at_most, progress.patience.min(left), ready)
+            .await;
         progress.patience = progress.patience.saturating_sub(started.elapsed());
         parked.map_err(|refused| {
             let reason = match refused {
@@ -386,7 +389,11 @@ impl Relay {
 impl Inbound {
     /// One deadline for everything, from the request's arrival.
     fn deadline(&self, handler: &Handler, config: &Config) -> Instant {
-        self.arrived + config.limits.request_timeout.min(handler.timeout.unwrap_or(Duration::MAX))
+        self.arrived
+            + config
+                .limits
+                .request_timeout
+                .min(handler.timeout.map_or(Duration::MAX, HandlerTimeout::as_duration))
     }
 }
 

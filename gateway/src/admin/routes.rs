@@ -130,7 +130,8 @@ impl Route {
         let mut methods: Vec<_> = endpoint
             .handlers()
             .map(|handler| {
-                let timeout = handler.timeout.map_or(request_timeout, |own| own.min(request_timeout));
+                let timeout =
+                    handler.timeout.map_or(request_timeout, |own| own.as_duration().min(request_timeout));
                 let in_rotation =
                     handler.offers.iter().filter(|offer| offer.replica.rotation() == Rotation::In);
                 let latency = latencies.get(&(Arc::clone(&endpoint.path), method_label(handler.method)));

@@ -28,6 +28,7 @@ use crate::envelope::Call;
 use crate::error::Error;
 use crate::path::{self, CanonicalPath, Target};
 use crate::pieces::Pieces;
+use crate::registry::HandlerTimeout;
 use crate::route::Found;
 use crate::store::StoreError;
 use crate::trace::Trace;
@@ -173,7 +174,10 @@ impl Courier {
         let permit = Permit::kept(delivery.user_id.clone(), delivery.access_key);
         let context = context(id, number, delivery);
         let headers = delivery.headers.to_map();
-        let timeout = config.limits.request_timeout.min(handler.timeout.unwrap_or(Duration::MAX));
+        let timeout = config
+            .limits
+            .request_timeout
+            .min(handler.timeout.map_or(Duration::MAX, HandlerTimeout::as_duration));
         let call = Call {
             method: &delivery.route.method,
             path: &path,

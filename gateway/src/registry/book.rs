@@ -164,7 +164,7 @@ impl Book {
         }
         for ((_, method), route) in &self.remembered {
             let Some(method) = Methods::known(method.as_str()) else { continue };
-            owned(&mut routes, &route.handler, method, &route.group).lost_at = Some(route.lost_at);
+            owned(&mut routes, &route.handler, method, &route.group).lost_at = Some(Box::new(route.lost_at));
         }
         routes.shrink_to_fit();
         Table { routes }

@@ -1,11 +1,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use gearway_protocol::{GEARWAY_V1, HandlerSpec, Registration, SKYGEAR_V1};
 use http::Method;
 
 use super::methods::Methods;
+use super::table::HandlerTimeout;
 use crate::auth::Policy;
 use crate::config::Config;
 use crate::delivery;
@@ -29,7 +29,7 @@ pub(super) struct ClaimedHandler {
     pub(super) pattern: Pattern,
     pub(super) methods: Methods,
     pub(super) policy: Policy,
-    pub(super) timeout: Option<Duration>,
+    pub(super) timeout: Option<HandlerTimeout>,
     pub(super) idempotent: bool,
     pub(super) verify: Option<Arc<Verify>>,
     /// [`None`] when nothing is kept.
@@ -160,7 +160,7 @@ impl ClaimedHandler {
             pattern,
             methods,
             policy: Policy { key_required: spec.key_required, user_required: spec.user_required },
-            timeout: spec.timeout_ms.map(Duration::from_millis),
+            timeout: spec.timeout_ms.and_then(HandlerTimeout::from_millis),
             idempotent: spec.idempotent,
             verify: verify.map(Arc::new),
             delivery: delivery.flatten().map(Arc::new),

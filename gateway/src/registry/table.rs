@@ -1,3 +1,4 @@
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -33,15 +34,31 @@ pub struct Handler {
     /// The strictest that a replica asks for.
     pub policy: Policy,
     /// The shortest that a replica asks for.
-    pub timeout: Option<Duration>,
+    pub timeout: Option<HandlerTimeout>,
     /// How its requests are kept, by whoever registered last; [`None`] when they are not.
     pub delivery: Option<Arc<delivery::Policy>>,
     /// What replicas ask of a webhook's signature. Where they disagree, all of it has to hold.
     pub verify: SmallVec<[Arc<Verify>; 1]>,
     pub group: Arc<Group>,
     pub offers: SmallVec<[Offer; 1]>,
-    /// When the last replica that offered it went, for a route that is only remembered.
-    pub lost_at: Option<SystemTime>,
+    /// When the last replica that offered it went, for a route that is only remembered. Few are.
+    pub lost_at: Option<Box<SystemTime>>,
+}
+
+/// How long a handler may take: four bytes of milliseconds, since there may be millions of handlers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HandlerTimeout(NonZeroU32);
+
+impl HandlerTimeout {
+    /// [`None`] for no time at all. What is longer than seven weeks is not bounded by this.
+    pub(super) fn from_millis(millis: u64) -> Option<Self> {
+        NonZeroU32::new(u32::try_from(millis).unwrap_or(u32::MAX)).map(Self)
+    }
+
+    #[must_use]
+    pub fn as_duration(self) -> Duration {
+        Duration::from_millis(self.0.get().into())
+    }
 }
 
 /// A replica's handler for a route.
