@@ -71,6 +71,9 @@ struct Arguments {
     /// Another gateway, which takes its turn as `other`: to see what a change brings.
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
+    /// The gateway alone, to have it at work.
+    #[arg(long)]
+    alone: bool,
     /// A second nginx takes its turn, with large buffers for large bodies.
     #[arg(long)]
     tuned: bool,
@@ -160,6 +163,12 @@ fn bench(arguments: &Arguments) -> anyhow::Result<()> {
         return Ok(());
     }
     let gearway = kind("gearway", Program::Gearway(gearway));
+    if arguments.alone {
+        let rows = if arguments.rows.is_empty() { Row::value_variants() } else { &arguments.rows };
+        measure::rows(&[gearway], rows, 1, effort(arguments), &mut tell)?;
+        eprintln!();
+        return Ok(());
+    }
     if arguments.growth {
         nginx.version()?;
         let curves = growth::run(&nginx, &gearway, effort(arguments).turn, arguments.most, &mut tell)?;
