@@ -23,8 +23,10 @@ pub const LARGE: usize = 256 << 10;
 /// So much of a body that becomes text is read at once: less means more reads, more leaves the processor's cache before it is used.
 const READ_AT_ONCE: usize = 128 << 10;
 
-/// A body that is not known to be large has room for so much more than what has come of it, at least.
-const ROOM: usize = 64 << 10;
+/// A body has room for so much more than what has come of it, at least: as much as it announced up to the first, and up to the second
+/// where it announced nothing.
+const ANNOUNCED_ROOM: usize = 64 << 10;
+const ROOM: usize = 8 << 10;
 
 thread_local! {
     static READ: RefCell<BytesMut> = RefCell::new(BytesMut::with_capacity(READ_AT_ONCE));
@@ -288,7 +290,8 @@ impl Arriving<'_, '_> {
         poll_fn(|cx| {
             loop {
                 let missing = declared.map_or(u64::MAX, |length| length.saturating_sub(self.read));
-                let room = (whole.len() * 3).max(ROOM);
+                let least = if declared.is_some() { ANNOUNCED_ROOM } else { ROOM };
+                let room = (whole.len() * 3).max(least);
                 let room = usize::try_from(missing).unwrap_or(usize::MAX).min(room).max(1);
                 if whole.capacity() - whole.len() < room {
                     whole.reserve(room);

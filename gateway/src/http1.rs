@@ -132,7 +132,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Source for Mutex<Wire<IO>> {
 /// take of a response at once is held with what `untaken` returns for its length. Must be polled within a tokio runtime that has its
 /// timer enabled.
 ///
-/// A service's future is dropped when its client goes away before it is ready.
+/// A service's future is dropped when its client goes away before it is ready. A body that outlives its response is the connection's last.
 ///
 /// # Errors
 /// When the connection breaks, or its client takes too little of a response for too long.
@@ -153,7 +153,7 @@ where
     loop {
         let mut parts = None;
         let next = poll_fn(|cx| wire.lock().poll_next(cx, &mut parts)).await?;
-        let (closing, mut answering) = match (next, parts) {
+        let (mut closing, mut answering) = match (next, parts) {
             (Next::Request { length, has_body, closes }, Some(parts)) => {
                 let closing = Closing { closes, to_head: parts.method == Method::HEAD };
                 let source = has_body.then(|| Arc::clone(&wire) as Arc<dyn Source + Send + Sync>);
@@ -173,6 +173,8 @@ where
         })
         .await;
         drop(answering);
+        // Whoever still holds the body could read the next request's.
+        closing.closes |= Arc::strong_count(&wire) > 1;
         let Some(response) = answered else { return Ok(()) };
         if send(&wire, response, closing, &untaken).await? {
             break;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use http::{Request, Response};
+use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::oneshot;
 
@@ -196,6 +197,23 @@ async fn a_body_that_nobody_wants_is_dropped_if_it_is_there() {
         let answered = exchange(&format!("POST / HTTP/1.1\r\n{body}"), ignores).await;
         assert_eq!(answered.matches("connection: close").count(), 1, "{answered}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_follows_a_body_that_somebody_still_holds() {
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let keeps = {
+        let kept = Arc::clone(&kept);
+        move |request: Request<RequestBody>| {
+            kept.lock().push(request.into_body());
+            async { response(200, &[], text("")) }
+        }
+    };
+    let post = "POST / HTTP/1.1\r\nContent-Length: 4\r\n\r\nbody";
+    let answered = exchange(&format!("{post}{post}"), keeps).await;
+    assert_eq!(answered.matches("HTTP/1.1").count(), 1, "{answered}");
+    assert!(answered.contains("connection: close"), "{answered}");
+    assert_eq!(kept.lock().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
