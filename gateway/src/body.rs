@@ -292,7 +292,8 @@ impl Arriving<'_, '_> {
                 let missing = declared.map_or(u64::MAX, |length| length.saturating_sub(self.read));
                 let least = if declared.is_some() { ANNOUNCED_ROOM } else { ROOM };
                 let room = (whole.len() * 3).max(least);
-                let room = usize::try_from(missing).unwrap_or(usize::MAX).min(room).max(1);
+                let room = usize::try_from(missing).unwrap_or(usize::MAX).min(room);
+                // None for the end that follows what was announced: room for it would move the whole body.
                 if whole.capacity() - whole.len() < room {
                     whole.reserve(room);
                 }

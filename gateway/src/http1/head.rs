@@ -220,8 +220,7 @@ impl HeadScan {
                 first && self.chunked && request_line.http_11
             }
             Some(ConnectionField::Connection) => {
-                let mut options = trimmed.split(|byte| *byte == b',');
-                self.asks_to_close |= options.any(|option| trim_ows(option).eq_ignore_ascii_case(b"close"));
+                self.asks_to_close |= names_close(trimmed);
                 true
             }
             Some(ConnectionField::Expect) => {
@@ -395,6 +394,11 @@ fn parse_length(digits: &[u8]) -> Option<u64> {
         length = length.checked_mul(10)?.checked_add(u64::from(byte - b'0'))?;
     }
     (length <= MAX_LENGTH).then_some(length)
+}
+
+/// Whether a value of Connection has `close` among its options. RFC 9110 section 7.6.1.
+pub(super) fn names_close(value: &[u8]) -> bool {
+    value.split(|byte| *byte == b',').any(|option| trim_ows(option).eq_ignore_ascii_case(b"close"))
 }
 
 fn leading_ows(value: &[u8]) -> usize {

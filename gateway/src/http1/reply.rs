@@ -12,6 +12,7 @@ use http::{HeaderMap, Response, StatusCode};
 use httpdate::HttpDate;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::head::names_close;
 use super::wire::Wire;
 use crate::pieces::Pieces;
 
@@ -106,12 +107,7 @@ fn may_have_body(status: StatusCode) -> bool {
 }
 
 fn asks_to_close(headers: &HeaderMap) -> bool {
-    headers.get_all(CONNECTION).iter().any(|value| {
-        value
-            .as_bytes()
-            .split(|byte| *byte == b',')
-            .any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
-    })
+    headers.get_all(CONNECTION).iter().any(|value| names_close(value.as_bytes()))
 }
 
 /// Writes a head whose body has so many bytes. The length of what answers HEAD is that of the body that GET would get; none is not
