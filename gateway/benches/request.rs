@@ -180,7 +180,7 @@ fn write_envelope(c: &mut Criterion) {
             group.bench_function(BenchmarkId::from_parameter(size), |b| {
                 b.iter(|| {
                     out.clear();
-                    envelope::encode(black_box(&call), offer, &mut out);
+                    envelope::encode(black_box(&call), offer, Instant::now(), &mut out);
                 });
             });
         }

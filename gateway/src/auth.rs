@@ -15,11 +15,11 @@ use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use gearway_protocol::AccessKeyType;
 use http::HeaderMap;
 
+use crate::clock;
 use crate::config;
 use crate::error::Error;
 
@@ -228,7 +228,7 @@ impl Authenticator {
         let Some(token) = token else { return Verdict::Absent };
         let user = match (std::str::from_utf8(token), &self.jwt) {
             (Ok(token), _) if token.starts_with(OPAQUE_PREFIX) => self.tokens.lookup(token).map(Arc::from),
-            (Ok(token), Some(jwt)) => jwt.user(token, SystemTime::now()).await,
+            (Ok(token), Some(jwt)) => jwt.user(token, clock::coarse_time()).await,
             (Ok(_), None) | (Err(_), _) => None,
         };
         user.map_or(Verdict::Refused, Verdict::Accepted)

@@ -16,7 +16,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tracing::debug;
 
 use crate::body::Incoming;
-use crate::http1::{self, Activity, ConnectionLimits, RequestBody};
+use crate::http1::{self, Activity, ConnectionLimits};
 use crate::proxy_protocol;
 use crate::relay::{self, Reception, Relay};
 use crate::telemetry::TlsFailure;
@@ -145,10 +145,10 @@ async fn over_http1<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream:
         idle_timeout: IDLE_TIMEOUT,
     };
     drop(config);
-    let service = async |request: Request<RequestBody>| {
+    let service = async |request: Request<Incoming>| {
         let busy = activity.begin();
         activity.unless_let_go().await;
-        let mut response = relay.handle(peer, reception, request.map(Incoming::from)).await;
+        let mut response = relay.handle(peer, reception, request).await;
         if relay.drain.has_begun() || reception != Reception::Served {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }

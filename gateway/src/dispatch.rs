@@ -71,6 +71,7 @@ struct Sending {
     outgoing: Outgoing,
     slot: Slot,
     span: Option<Box<CallSpan>>,
+    started: Instant,
 }
 
 /// How one attempt ended.
@@ -123,8 +124,8 @@ impl Dispatcher {
             let replica = &offer.replica;
             let span = trace.begin_call(offer, tries);
             tries += 1;
-            let connection = match self.pool.checkout(replica, &config.workers, now).await {
-                Ok(connection) => connection,
+            let (connection, started) = match self.pool.checkout(replica, &config.workers, now).await {
+                Ok(checked_out) => checked_out,
                 Err(error) if error.is_ours() => {
                     let request_id = call.request_id;
                     warn!(worker = replica.name(), request_id, %error, "no connection for a call");
@@ -147,8 +148,8 @@ impl Dispatcher {
             }
             sent += 1;
             let traceparent = span.as_deref().map_or_else(|| trace.traceparent(), CallSpan::traceparent);
-            let outgoing = write(self.pool.buffers.call(), call, offer, traceparent);
-            let sending = Sending { connection, outgoing, slot, span };
+            let outgoing = write(self.pool.buffers.call(), call, offer, started, traceparent);
+            let sending = Sending { connection, outgoing, slot, span, started };
             match self.attempt(sending, call, admission, config).await {
                 Attempt::Exchanged(Exchange::Answered(answer)) => {
                     match respond::judge(&answer, replica.dialect, config.limits.max_body) {
@@ -209,11 +210,10 @@ impl Dispatcher {
         let deadline = call.deadline;
         // Base64 makes a body 4/3 as long, and JSON's escapes may double a text.
         let max_reply = config.limits.max_body.saturating_mul(2).saturating_add(64 * 1024);
-        let Sending { mut connection, mut outgoing, slot, span } = sending;
+        let Sending { mut connection, mut outgoing, slot, span, started } = sending;
         let exchange = async move {
             let replica = slot.replica();
             replica.count_call();
-            let started = Instant::now();
             let mut input = this.pool.buffers.reply();
             let exchange = connection.exchange_until(
                 deadline,
@@ -294,15 +294,21 @@ fn call_end<E>(outcome: &Result<Exchange, E>) -> CallEnd {
 }
 
 /// Writes the call for the replica that was chosen.
-fn write(mut buffer: Vec<u8>, call: &Call<'_>, offer: &Offer, traceparent: &HeaderValue) -> Outgoing {
+fn write(
+    mut buffer: Vec<u8>,
+    call: &Call<'_>,
+    offer: &Offer,
+    now: Instant,
+    traceparent: &HeaderValue,
+) -> Outgoing {
     let head = offer.replica.call_head();
     let room = head.room(Some(traceparent));
     buffer.resize(room, 0);
     let (mut length, mut rest, mut tail): (_, _, &[u8]) = (0, Body::Plain(Bytes::new()), &[]);
     if call.body.len() < WORTH_A_PIECE as u64 {
-        envelope::encode(call, offer, &mut buffer);
+        envelope::encode(call, offer, now, &mut buffer);
     } else {
-        envelope::encode_head(call, offer, &mut buffer);
+        envelope::encode_head(call, offer, now, &mut buffer);
         tail = envelope::TAIL;
         length = envelope::base64_len(call.body.len()) + tail.len() as u64;
         rest = match call.body {

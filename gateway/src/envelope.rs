@@ -10,7 +10,7 @@ use http::header::{self, HeaderMap, HeaderName};
 use crate::auth::{Permit, is_credential_header};
 use crate::body::Body;
 use crate::dialect::Dialect;
-use crate::json::{write_escaped, write_str};
+use crate::json::{plain_prefix, write_escaped, write_str};
 use crate::path::CanonicalPath;
 use crate::registry::Offer;
 
@@ -46,10 +46,10 @@ const USUAL_HEAD: usize = 1024;
 
 /// Appends the envelope to `out`, by hand: the body goes from its bytes to base64 in the outgoing buffer, with no string
 /// between.
-pub fn encode(call: &Call<'_>, offer: &Offer, out: &mut Vec<u8>) {
+pub fn encode(call: &Call<'_>, offer: &Offer, now: Instant, out: &mut Vec<u8>) {
     let room = base64_len(call.body.len()).saturating_add(USUAL_HEAD as u64);
     out.reserve(usize::try_from(room).unwrap_or(USUAL_HEAD));
-    encode_head(call, offer, out);
+    encode_head(call, offer, now, out);
     match call.body {
         Body::Plain(bytes) => Base64Body::encode_to(bytes, out),
         Body::Text { text, .. } => text.iter().for_each(|piece| out.extend_from_slice(piece)),
@@ -63,8 +63,8 @@ pub const fn base64_len(length: u64) -> u64 {
     length.div_ceil(3) * 4
 }
 
-/// Appends what stands before the body's base64.
-pub fn encode_head(call: &Call<'_>, offer: &Offer, out: &mut Vec<u8>) {
+/// Appends what stands before the body's base64. `now` is what the time left is counted from.
+pub fn encode_head(call: &Call<'_>, offer: &Offer, now: Instant, out: &mut Vec<u8>) {
     let dialect = offer.replica.dialect;
     out.extend_from_slice(br#"{"kind":"handler","name":"#);
     write_str(out, offer.name());
@@ -79,7 +79,7 @@ pub fn encode_head(call: &Call<'_>, offer: &Offer, out: &mut Vec<u8>) {
         write_str(out, key.as_str());
     }
     if dialect == Dialect::GearwayV1 {
-        let left = call.deadline.saturating_duration_since(Instant::now()).as_millis();
+        let left = call.deadline.saturating_duration_since(now).as_millis();
         out.extend_from_slice(br#","timeout_ms":"#);
         write_number(out, u64::try_from(left).unwrap_or(u64::MAX));
         if let Some(delivery) = call.delivery {
@@ -173,8 +173,28 @@ pub(crate) fn reaches_worker(name: &HeaderName, permit: &Permit, peer_is_trusted
 
 /// `x-hub-signature-256` as `X-Hub-Signature-256`: the form of Go's `CanonicalMIMEHeaderKey`, which Skygear's plugins look for.
 fn write_canonical_case(out: &mut Vec<u8>, name: &HeaderName) {
+    let name = name.as_str().as_bytes();
+    if plain_prefix(name) < name.len() {
+        return write_escaped_canonical_case(out, name);
+    }
+    let start = out.len();
+    out.extend_from_slice(name);
+    let written = &mut out[start..];
+    if let Some(first) = written.first_mut() {
+        first.make_ascii_uppercase();
+    }
+    // Without a branch, so that many bytes are done at once.
+    if let Some(rest) = written.get_mut(1..) {
+        for (byte, &before) in rest.iter_mut().zip(name) {
+            let raised = before == b'-' && byte.is_ascii_lowercase();
+            *byte -= u8::from(raised) * (b'a' - b'A');
+        }
+    }
+}
+
+fn write_escaped_canonical_case(out: &mut Vec<u8>, name: &[u8]) {
     let mut starts = true;
-    for &byte in name.as_str().as_bytes() {
+    for &byte in name {
         match byte {
             b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
             _ if starts => out.push(byte.to_ascii_uppercase()),

@@ -128,7 +128,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Source for Mutex<Wire<IO>> {
     }
 }
 
-/// Serves a connection to its end. Reading has no time limit while `activity` counts a request in progress. What a client does not
+/// Serves a connection to its end; `B` is what the service takes bodies as. Reading has no time limit while `activity` counts a request in progress. What a client does not
 /// take of a response at once is held with what `untaken` returns for its length. Must be polled within a tokio runtime that has its
 /// timer enabled.
 ///
@@ -136,7 +136,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Source for Mutex<Wire<IO>> {
 ///
 /// # Errors
 /// When the connection breaks, or its client takes too little of a response for too long.
-pub async fn serve<IO, S, F, A, U>(
+pub async fn serve<IO, S, B, F, A, U>(
     io: IO,
     limits: ConnectionLimits,
     activity: Activity,
@@ -145,7 +145,8 @@ pub async fn serve<IO, S, F, A, U>(
 ) -> io::Result<()>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: Fn(Request<RequestBody>) -> F,
+    S: Fn(Request<B>) -> F,
+    B: From<RequestBody>,
     F: Future<Output = Response<Pieces>>,
     A: Fn(u64) -> U,
 {
@@ -153,30 +154,38 @@ where
     loop {
         let mut parts = None;
         let next = poll_fn(|cx| wire.lock().poll_next(cx, &mut parts)).await?;
-        let (mut closing, mut answering) = match (next, parts) {
-            (Next::Request { length, has_body, closes }, Some(parts)) => {
-                let closing = Closing { closes, to_head: parts.method == Method::HEAD };
-                let source = has_body.then(|| Arc::clone(&wire) as Arc<dyn Source + Send + Sync>);
-                let request = Request::from_parts(parts, RequestBody { source, length });
-                // In a box for as long as it takes, so that idle connections do not keep room for a request.
-                (closing, Box::pin(service(request)))
-            }
-            (Next::Refused(status), _) => {
+        let (length, has_body, closes) = match next {
+            Next::Request { length, has_body, closes } => (length, has_body, closes),
+            Next::Refused(status) => {
                 refuse(&wire, status).await?;
                 break;
             }
-            (Next::Gone | Next::Request { .. }, _) => break,
+            Next::Gone => break,
         };
-        let answered = poll_fn(|cx| match answering.as_mut().poll(cx) {
-            Poll::Ready(response) => Poll::Ready(Some(response)),
-            Poll::Pending => wire.lock().poll_gone(cx).map(|()| None),
+        let Some(parts) = parts else { break };
+        let mut closing = Closing { closes, to_head: parts.method == Method::HEAD };
+        let source = has_body.then(|| Arc::clone(&wire) as Arc<dyn Source + Send + Sync>);
+        // In a box for as long as it takes, so that idle connections do not keep room for a request; and made there, for it is
+        // kilobytes long.
+        let answering = Box::new_uninit();
+        let request = Request::from_parts(parts, RequestBody { source, length }.into());
+        let mut answering = Box::into_pin(Box::write(answering, service(request)));
+        let mut response = None;
+        poll_fn(|cx| {
+            if let Poll::Ready(ready) = answering.as_mut().poll(cx) {
+                response = Some(ready);
+                return Poll::Ready(());
+            }
+            wire.lock().poll_gone(cx)
         })
         .await;
         drop(answering);
         // Whoever still holds the body could read the next request's.
         closing.closes |= Arc::strong_count(&wire) > 1;
-        let Some(response) = answered else { return Ok(()) };
-        if send(&wire, response, closing, &untaken).await? {
+        if response.is_none() {
+            return Ok(());
+        }
+        if send(&wire, &mut response, closing, &untaken).await? {
             break;
         }
     }
@@ -190,14 +199,14 @@ where
     let mut response = Response::new(Pieces::default());
     *response.status_mut() = status;
     let closing = Closing { closes: true, to_head: false };
-    send(wire, response, closing, &|_| ()).await?;
+    send(wire, &mut Some(response), closing, &|_| ()).await?;
     Ok(())
 }
 
-/// Sends a response; whether the connection closes behind it.
+/// Sends a response, and takes it away; whether the connection closes behind it.
 async fn send<IO, A, U>(
     wire: &Mutex<Wire<IO>>,
-    response: Response<Pieces>,
+    response: &mut Option<Response<Pieces>>,
     closing: Closing,
     untaken: &A,
 ) -> io::Result<bool>
@@ -205,7 +214,6 @@ where
     IO: AsyncRead + AsyncWrite + Unpin,
     A: Fn(u64) -> U,
 {
-    let mut response = Some(response);
     let mut unwritten: VecDeque<Unwritten<U>> = VecDeque::new();
     let mut closes = false;
     poll_fn(|cx| {

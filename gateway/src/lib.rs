@@ -4,6 +4,7 @@
 pub mod admit;
 pub mod auth;
 pub mod body;
+mod clock;
 mod connection;
 pub mod cors;
 pub mod dispatch;

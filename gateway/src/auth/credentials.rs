@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::error::Error;
 
@@ -24,9 +24,23 @@ pub(super) struct Presented<'a> {
 impl<'a> Presented<'a> {
     /// `query` is absent when credentials in it do not count.
     pub(super) fn read(headers: &'a HeaderMap, query: Option<&'a str>) -> Result<Self, Error> {
-        let key = sole(headers, &API_KEY, "X-Skygear-API-Key is given twice")?;
-        let token = sole(headers, &ACCESS_TOKEN, "X-Skygear-Access-Token is given twice")?;
-        let authorization = sole(headers, &AUTHORIZATION, "Authorization is given twice")?;
+        let (mut key, mut token, mut authorization) = (None, None, None);
+        // One look at each field is cheaper than three lookups.
+        for (name, value) in headers {
+            let (slot, twice) = if name == API_KEY {
+                (&mut key, "X-Skygear-API-Key is given twice")
+            } else if name == ACCESS_TOKEN {
+                (&mut token, "X-Skygear-Access-Token is given twice")
+            } else if name == AUTHORIZATION {
+                (&mut authorization, "Authorization is given twice")
+            } else {
+                continue;
+            };
+            if slot.replace(value).is_some() {
+                return Err(Error::bad_request(twice));
+            }
+        }
+        let [key, token, authorization] = [key, token, authorization].map(|value| value.and_then(content));
 
         let mut query_key = None;
         let mut query_token = None;
@@ -100,7 +114,12 @@ fn sole<'a>(
     if values.next().is_some() {
         return Err(Error::bad_request(twice));
     }
-    Ok(value.map(|value| value.as_bytes().trim_ascii()).filter(|value| !value.is_empty()))
+    Ok(value.and_then(content))
+}
+
+/// What stands in a field; [`None`] if nothing does.
+fn content(value: &HeaderValue) -> Option<&[u8]> {
+    Some(value.as_bytes().trim_ascii()).filter(|value| !value.is_empty())
 }
 
 fn agree<'a>(

@@ -14,7 +14,8 @@ pub(super) struct RunOn<F: Future<Output: Send> + Send + 'static> {
 impl<F: Future<Output: Send> + Send + 'static> RunOn<F> {
     /// `tasks` is where it runs on.
     pub(super) fn new(work: F, tasks: TaskTracker) -> Self {
-        Self { work: Some(Box::pin(work)), tasks }
+        let room = Box::new_uninit();
+        Self { work: Some(Box::into_pin(Box::write(room, work))), tasks }
     }
 }
 

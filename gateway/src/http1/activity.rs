@@ -1,19 +1,19 @@
 //! Whether a request of a connection is being answered.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
 
+use crate::clock;
+
 /// The client waits for the gateway.
 const WE_OWE: u64 = 0;
 /// The connection is being closed to make room; no request of it begins any more.
 const LET_GO: u64 = u64::MAX;
-
-static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// The count of one connection's requests in progress. The service takes a guard for each; while one lives, the
 /// connection is not idle, however long its client is silent.
@@ -28,7 +28,7 @@ struct Shared {
     connection: AtomicWaker,
     /// When the connection ends if it is idle then. Set once, when the gateway drains.
     closes_at: OnceLock<Instant>,
-    /// Since when the client owes bytes, in milliseconds of the process; [`WE_OWE`], or [`LET_GO`].
+    /// Since when the client owes bytes, in milliseconds that the system has been up; [`WE_OWE`], or [`LET_GO`].
     owing_since: AtomicU64,
     /// Bytes of responses that wait for the client to take them.
     untaken: AtomicU64,
@@ -179,5 +179,5 @@ impl Drop for AwaitsClient {
 
 /// Never [`WE_OWE`].
 fn now() -> u64 {
-    1 + u64::try_from(START.elapsed().as_millis()).unwrap_or(LET_GO - 2)
+    1 + u64::try_from(clock::coarse_uptime().as_millis()).unwrap_or(LET_GO - 2)
 }

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::head::names_close;
 use super::wire::Wire;
+use crate::clock;
 use crate::pieces::Pieces;
 
 /// Up to so many bytes of a head and its body are copied together: that costs less than what the kernel does for a write of several
@@ -144,7 +145,7 @@ fn write_head(
     }
     if !headers.contains_key(DATE) {
         TODAY.with_borrow_mut(|(second, date)| {
-            let now = SystemTime::now();
+            let now = clock::coarse_time();
             let this_second = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
             if *second != this_second {
                 *second = this_second;

@@ -163,8 +163,7 @@ impl<IO> Wire<IO> {
 
     fn begin(&mut self, head: &Head, bytes: &Bytes, fields: &Fields, parts: &mut Option<Parts>) -> Next {
         self.fresh = false;
-        *parts = request::of_head(bytes, head, fields);
-        if parts.is_none() {
+        if !request::of_head(bytes, head, fields, parts) {
             self.at = At::Refused;
             return Next::Refused(StatusCode::BAD_REQUEST);
         }

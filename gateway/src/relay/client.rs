@@ -76,11 +76,14 @@ pub(super) fn host(head: &Parts) -> Result<&str, Error> {
 
 /// Whether it is an authority of the plainest kind, as most are: letters, digits, dots and hyphens, and perhaps a port.
 fn is_plain(host: &str) -> bool {
-    let (name, port) = host.split_once(':').unwrap_or((host, "0"));
-    !name.is_empty()
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-'))
-        && (1..=5).contains(&port.len())
-        && port.bytes().all(|byte| byte.is_ascii_digit())
+    let host = host.as_bytes();
+    let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
+    let name = host.iter().position(|&byte| !is_of_name(byte)).unwrap_or(host.len());
+    match &host[name..] {
+        [] => name > 0,
+        [b':', port @ ..] => name > 0 && (1..=5).contains(&port.len()) && port.iter().all(u8::is_ascii_digit),
+        _ => false,
+    }
 }
 
 /// Whether nothing may be served behind this request. Strict parsers refuse such a head and with it all that follows, or read

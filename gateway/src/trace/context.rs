@@ -80,7 +80,9 @@ fn parts(value: &str) -> Option<Parent<'_>> {
 }
 
 fn is_hex(text: &str, digits: usize) -> bool {
-    text.len() == digits && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    let is_digit = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    // All of them, without an early end: so they are looked at many at once.
+    text.len() == digits && text.bytes().fold(true, |all, byte| all & is_digit(byte))
 }
 
 fn is_not_zero(text: &str) -> bool {
@@ -109,8 +111,11 @@ fn random_hex() -> [u8; 32] {
 /// 16 hexadecimal digits, not all of them zero.
 fn random_half() -> [u8; 16] {
     let mut digits = [0; 16];
-    for (two, byte) in digits.as_chunks_mut::<2>().0.iter_mut().zip(random_span().to_be_bytes()) {
-        *two = [byte >> 4, byte & 15].map(|digit| digit + if digit < 10 { b'0' } else { b'a' - 10 });
+    let bytes = random_span().to_be_bytes();
+    let digit = |digit: u8| digit + b'0' + u8::from(digit > 9) * (b'a' - 10 - b'0');
+    for (place, byte) in bytes.into_iter().enumerate() {
+        digits[2 * place] = digit(byte >> 4);
+        digits[2 * place + 1] = digit(byte & 15);
     }
     digits
 }

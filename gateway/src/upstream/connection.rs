@@ -88,6 +88,12 @@ impl Connection {
         self.stream.is_silent()
     }
 
+    /// As [`is_untouched`](Self::is_untouched), as far as is known without asking the system: for a connection that was of use a moment
+    /// ago.
+    pub(super) fn is_untouched_so_far(&mut self) -> bool {
+        self.stream.is_silent_so_far()
+    }
+
     /// Whether it would be made in the same way today: the authority that certifies workers may be another since.
     pub(super) fn is_trusted(&self, workers: &Workers) -> bool {
         match (&self.tls, &workers.tls) {

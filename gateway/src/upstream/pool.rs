@@ -35,8 +35,12 @@ fn retire_after(dialect: Dialect) -> Duration {
     }
 }
 
+/// From then on the system is asked what became of an idle connection. Until then what the reactor heard when it last looked is
+/// enough: that was a moment ago, and workers close what has been idle for seconds.
+const RESTED: Duration = Duration::from_millis(100);
+
 impl Pool {
-    /// An idle connection to the replica, or else a new one.
+    /// An idle connection to the replica, or else a new one, and the time after that: `now`, if that took none.
     ///
     /// # Errors
     /// When there is no idle one and the replica cannot be connected to.
@@ -45,23 +49,33 @@ impl Pool {
         replica: &Replica,
         workers: &Workers,
         now: Instant,
-    ) -> Result<Connection, ConnectError> {
+    ) -> Result<(Connection, Instant), ConnectError> {
         let epoch = replica.epoch();
-        while let Some(mut connection) = self.pop(replica, now) {
+        while let Some((mut connection, idle_for)) = self.pop(replica, now) {
+            if connection.epoch() != epoch || !connection.is_trusted(workers) {
+                continue;
+            }
             // A worker that died or stopped while the connection was idle has closed it, and a call that is written into it now
             // could not be told from one that was lost on the way.
-            if connection.epoch() == epoch && connection.is_trusted(workers) && connection.is_untouched() {
-                return Ok(connection);
+            let is_untouched = match idle_for < RESTED {
+                true => connection.is_untouched_so_far(),
+                false => connection.is_untouched(),
+            };
+            if is_untouched {
+                return Ok((connection, now));
             }
         }
         // In a box, so that calls that find a connection do not keep room for this.
-        Ok(Box::pin(super::connect(&replica.url, workers)).await?.of_epoch(epoch))
+        let connection = Box::pin(super::connect(&replica.url, workers)).await?.of_epoch(epoch);
+        Ok((connection, Instant::now()))
     }
 
-    fn pop(&self, replica: &Replica, now: Instant) -> Option<Connection> {
+    /// A connection, and for how long it has been idle.
+    fn pop(&self, replica: &Replica, now: Instant) -> Option<(Connection, Duration)> {
         let mut pool = self.idle.lock();
         let idle = pool.get_mut(&replica.id)?.pop()?;
-        (now.saturating_duration_since(idle.since) < idle.retire_after).then_some(idle.connection)
+        let idle_for = now.saturating_duration_since(idle.since);
+        (idle_for < idle.retire_after).then_some((idle.connection, idle_for))
     }
 
     /// Keeps a connection for the next call, unless it cannot take one or its replica is gone.

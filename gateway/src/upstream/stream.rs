@@ -1,10 +1,10 @@
 use std::io::{self, IoSlice};
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use rustix::io::Errno;
 use rustix::net::RecvFlags;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 
@@ -31,11 +31,29 @@ impl Stream {
             }
         }
     }
+
+    /// As [`is_silent`](Self::is_silent), as far as the reactor had heard when it last looked. Asks the system only if it has heard of
+    /// something: a call of the kernel is most of what looking costs.
+    pub(super) fn is_silent_so_far(&mut self) -> bool {
+        match self {
+            Self::Tcp(stream) => nothing_was_heard(stream.try_io(Interest::READABLE, || look(&*stream))),
+            Self::Unix(stream) => nothing_was_heard(stream.try_io(Interest::READABLE, || look(&*stream))),
+            Self::Tls(_) => self.is_silent(),
+        }
+    }
 }
 
-fn nothing_came(socket: impl std::os::fd::AsFd) -> bool {
+fn look(socket: impl AsFd) -> io::Result<usize> {
     let looked = rustix::net::recv(socket, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
-    looked.is_err_and(|error| error == Errno::AGAIN)
+    looked.map(|(_, length)| length).map_err(Into::into)
+}
+
+fn nothing_came(socket: impl AsFd) -> bool {
+    nothing_was_heard(look(socket))
+}
+
+fn nothing_was_heard(looked: io::Result<usize>) -> bool {
+    looked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }
 
 impl AsyncRead for Stream {

@@ -27,7 +27,7 @@ async fn arrived(connection: &Connection) {
 async fn one_call_after_another() {
     let (mut connection, mut worker) = connected().await;
     for _ in 0..3 {
-        assert!(connection.is_reusable() && connection.is_untouched());
+        assert!(connection.is_reusable() && connection.is_untouched() && connection.is_untouched_so_far());
         let serve = async {
             let mut call = [0; 4];
             worker.read_exact(&mut call).await.unwrap();
@@ -45,11 +45,11 @@ async fn what_happens_while_nobody_asked_spoils_a_connection() {
     let (mut connection, mut worker) = connected().await;
     worker.write_all(REPLY).await.unwrap();
     arrived(&connection).await;
-    assert!(!connection.is_untouched(), "an answer to nothing");
+    assert!(!connection.is_untouched() && !connection.is_untouched_so_far(), "an answer to nothing");
     let (mut connection, worker) = connected().await;
     drop(worker);
     arrived(&connection).await;
-    assert!(!connection.is_untouched(), "an end");
+    assert!(!connection.is_untouched() && !connection.is_untouched_so_far(), "an end");
 }
 
 #[tokio::test]
