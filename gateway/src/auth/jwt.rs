@@ -9,11 +9,13 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use hmac::{Hmac, KeyInit, Mac};
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, crypto};
 use serde::de::{self, IgnoredAny, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
+use sha2::Sha256;
 
 use super::AuthSetupError;
 use super::jwks::IssuerKeys;
@@ -45,7 +47,13 @@ enum Keys {
 pub(super) struct VerifyingKey {
     pub(super) kid: Option<String>,
     algorithm: Algorithm,
-    key: DecodingKey,
+    key: Key,
+}
+
+enum Key {
+    /// With the secret taken in already; each token goes on from a copy.
+    Secret(Hmac<Sha256>),
+    Public(DecodingKey),
 }
 
 /// Why a public key file is of no use.
@@ -133,7 +141,8 @@ impl JwtVerifier {
         seal: Seal,
         version: Option<u64>,
     ) -> Option<Arc<str>> {
-        let token = Token::parse(token)?;
+        let payload = Payload::of(token)?;
+        let token = Token::parse(token, &payload)?;
         // The claims cost less than the signature, and a token that they rule out, such as another issuer's on a
         // webhook, must not make the gateway ask its own issuer for keys.
         if !self.claims_hold(&token.claims, now) {
@@ -148,7 +157,7 @@ impl JwtVerifier {
             return None;
         }
         let Claims { sub, exp, nbf, .. } = token.claims;
-        let user: Arc<str> = sub.into();
+        let user: Arc<str> = Arc::from(&*sub);
         if let Some(version) = version {
             let from = nbf.map_or(0.0, |nbf| nbf.0 - NOT_BEFORE_LEEWAY.as_secs_f64());
             self.verdicts.keep(seal, Verdict { user: Arc::clone(&user), from, until: exp.0, version });
@@ -156,11 +165,11 @@ impl JwtVerifier {
         Some(user)
     }
 
-    fn claims_hold(&self, claims: &Claims, now: SystemTime) -> bool {
+    fn claims_hold(&self, claims: &Claims<'_>, now: SystemTime) -> bool {
         let Ok(now) = now.duration_since(UNIX_EPOCH) else { return false };
         let matures = (now + NOT_BEFORE_LEEWAY).as_secs_f64();
-        let issuer = claims.iss.as_deref().map(RawValue::get);
-        let audience = claims.aud.as_deref().map(RawValue::get);
+        let issuer = claims.iss.map(RawValue::get);
+        let audience = claims.aud.map(RawValue::get);
         !claims.sub.is_empty()
             && now.as_secs_f64() < claims.exp.0
             && claims.nbf.is_none_or(|nbf| nbf.0 <= matures)
@@ -179,9 +188,11 @@ impl fmt::Debug for JwtVerifier {
 }
 
 impl VerifyingKey {
+    /// # Panics
+    /// Never: an HMAC takes a key of any length.
     fn from_secret(secret: &str) -> Self {
-        let key = DecodingKey::from_secret(secret.as_bytes());
-        Self { kid: None, algorithm: Algorithm::HS256, key }
+        let mac = Hmac::new_from_slice(secret.as_bytes()).expect("an HMAC takes a key of any length");
+        Self { kid: None, algorithm: Algorithm::HS256, key: Key::Secret(mac) }
     }
 
     fn from_pem(pem: &[u8]) -> Result<Self, PublicKeyError> {
@@ -207,7 +218,7 @@ impl VerifyingKey {
             }
         }
         let algorithm = algorithm_of(&jwk).ok_or(PublicKeyError::Unsupported)?;
-        Ok(Self { kid: None, algorithm, key })
+        Ok(Self { kid: None, algorithm, key: Key::Public(key) })
     }
 
     /// Absent for a key that is not for signatures, is no public key, or is of a kind that is not supported.
@@ -225,14 +236,21 @@ impl VerifyingKey {
             return None;
         }
         let algorithm = algorithm_of(jwk)?;
-        let key = DecodingKey::from_jwk(jwk).ok()?;
+        let key = Key::Public(DecodingKey::from_jwk(jwk).ok()?);
         Some(Self { kid: jwk.common.key_id.clone(), algorithm, key })
     }
 
     fn signed(&self, token: &Token<'_>) -> bool {
+        let signed = token.signed.as_bytes();
         token.algorithm == self.algorithm
-            && crypto::verify(token.signature, token.signed.as_bytes(), &self.key, self.algorithm)
-                .unwrap_or(false)
+            && match &self.key {
+                Key::Secret(mac) => decode(token.signature).is_some_and(|signature| {
+                    mac.clone().chain_update(signed).verify_slice(&signature).is_ok()
+                }),
+                Key::Public(key) => {
+                    crypto::verify(token.signature, signed, key, self.algorithm).unwrap_or(false)
+                }
+            }
     }
 }
 
@@ -259,33 +277,46 @@ fn algorithm_of(jwk: &Jwk) -> Option<Algorithm> {
     named.is_none_or(|named| named == by_type).then_some(by_type)
 }
 
+/// What a token's header and claims decode to.
+struct Payload {
+    header: Vec<u8>,
+    claims: Vec<u8>,
+}
+
+impl Payload {
+    fn of(token: &str) -> Option<Self> {
+        let (header, rest) = token.split_once('.')?;
+        let (claims, _) = rest.split_once('.')?;
+        Some(Self { header: decode(header)?, claims: decode(claims)? })
+    }
+}
+
 /// A well-formed token about whose truth nothing is known yet.
 struct Token<'t> {
     algorithm: Algorithm,
-    kid: Option<String>,
-    claims: Claims,
+    kid: Option<Cow<'t, str>>,
+    claims: Claims<'t>,
     /// The part of the token that the signature covers.
     signed: &'t str,
     signature: &'t str,
 }
 
 impl<'t> Token<'t> {
-    fn parse(token: &'t str) -> Option<Self> {
+    fn parse(token: &'t str, payload: &'t Payload) -> Option<Self> {
         let (signed, signature) = token.rsplit_once('.')?;
-        let (header, claims) = signed.split_once('.')?;
-        if claims.contains('.') {
+        // Three parts, and neither more nor fewer.
+        if signed.bytes().filter(|&byte| byte == b'.').count() != 1 {
             return None;
         }
-        let header = decode(header)?;
-        let header: Header = serde_json::from_slice(&header).ok()?;
+        let header: Header<'t> = serde_json::from_slice(&payload.header).ok()?;
         // RFC 7515 section 4.1.11: what is critical and not understood invalidates the token, and no extension
         // is understood here.
         if header.crit {
             return None;
         }
         let algorithm = Algorithm::from_str(&header.alg).ok()?;
-        let claims = serde_json::from_slice(&decode(claims)?).ok()?;
-        Some(Self { algorithm, kid: header.kid, claims, signed, signature })
+        let claims = serde_json::from_slice(&payload.claims).ok()?;
+        Some(Self { algorithm, kid: header.kid.map(|Text(kid)| kid), claims, signed, signature })
     }
 }
 
@@ -293,8 +324,8 @@ impl<'t> Token<'t> {
 struct Header<'a> {
     #[serde(borrow)]
     alg: Cow<'a, str>,
-    #[serde(default, deserialize_with = "given")]
-    kid: Option<String>,
+    #[serde(borrow, default, deserialize_with = "given")]
+    kid: Option<Text<'a>>,
     #[serde(default, deserialize_with = "is_given")]
     crit: bool,
 }
@@ -302,18 +333,22 @@ struct Header<'a> {
 /// Registered claims of the wrong type make the whole token unreadable; those that no setting asks for are kept raw
 /// so that they cannot.
 #[derive(Deserialize)]
-struct Claims {
-    sub: String,
+struct Claims<'a> {
+    #[serde(borrow)]
+    sub: Cow<'a, str>,
     exp: NumericDate,
     #[serde(default, deserialize_with = "given")]
     nbf: Option<NumericDate>,
     #[serde(default, rename = "iat", deserialize_with = "given")]
     _iat: Option<NumericDate>,
-    #[serde(default)]
-    iss: Option<Box<RawValue>>,
-    #[serde(default)]
-    aud: Option<Box<RawValue>>,
+    #[serde(borrow, default)]
+    iss: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    aud: Option<&'a RawValue>,
 }
+
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// Seconds since 1970, with or without a fraction. RFC 7519 section 2.
 #[derive(Clone, Copy)]
