@@ -18,6 +18,8 @@ use crate::http1::Activity;
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Of the requests in flight, one in so many may wait for its body: slow clients leave room for the others.
 const COMING_SHARE: usize = 2;
+/// So many requests in flight are a crowd: the reactor brings several of them at once.
+const CROWD: usize = 16;
 
 /// What is in flight, over all relay threads.
 #[derive(Debug, Default)]
@@ -73,6 +75,17 @@ impl InFlight {
         self.bytes.load(Ordering::Relaxed)
     }
 
+    /// In a crowd, waits until the other requests that the reactor has just brought have come as far. What they send goes out in one
+    /// burst then, and its receiver, awake from the first of it, need not be woken again for each: waking somebody costs as much as
+    /// sending. Returns whether it waited.
+    pub(crate) async fn gather(&self) -> bool {
+        let in_a_crowd = self.requests() >= CROWD;
+        if in_a_crowd {
+            tokio::task::yield_now().await;
+        }
+        in_a_crowd
+    }
+
     /// Counts a response's bytes until they are taken. That is never refused, since what they answer has run: what is too much
     /// keeps new requests out.
     pub(crate) fn untaken(self: &Arc<Self>, connection: &Activity, bytes: u64) -> Untaken {
@@ -110,6 +123,11 @@ impl Admission {
         Ok(())
     }
 
+    /// As [`InFlight::gather`].
+    pub(crate) async fn gather(&self) -> bool {
+        self.in_flight.gather().await
+    }
+
     /// Its body did not come with its head, and is waited for.
     pub(crate) fn expect_body(&self, limits: &Limits) -> Expected<'_> {
         self.in_flight.coming.expect((limits.max_in_flight / COMING_SHARE).max(1))
@@ -132,4 +150,26 @@ impl Drop for Untaken {
 
 fn full(reason: &'static str) -> Error {
     Error::NotRun { reason: reason.into(), retry_after: RETRY_AFTER }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::config::Config;
+
+    #[tokio::test]
+    async fn only_a_crowd_waits_for_its_others() {
+        let in_flight = Arc::new(InFlight::default());
+        let limits = Config::default().limits;
+        let mut few: Vec<_> = (1..CROWD).map(|_| in_flight.enter(&limits).unwrap()).collect();
+        assert_eq!(in_flight.gather().now_or_never(), Some(false));
+        few.push(in_flight.enter(&limits).unwrap());
+        let mut waiting = Box::pin(few[0].gather());
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        assert!(waiting.await);
+        few.pop();
+        assert_eq!(in_flight.gather().now_or_never(), Some(false));
+    }
 }

@@ -124,6 +124,10 @@ impl Dispatcher {
             let replica = &offer.replica;
             let span = trace.begin_call(offer, tries);
             tries += 1;
+            let traceparent = span.as_deref().map_or_else(|| trace.traceparent(), CallSpan::traceparent);
+            let outgoing = write(self.pool.buffers.call(), call, offer, now, traceparent);
+            // Before the replica is looked at once more, and its connection.
+            let now = if admission.gather().await { Instant::now() } else { now };
             let (connection, started) = match self.pool.checkout(replica, &config.workers, now).await {
                 Ok(checked_out) => checked_out,
                 Err(error) if error.is_ours() => {
@@ -136,19 +140,19 @@ impl Dispatcher {
                     end(span, CallEnd::Failed("connect"));
                     self.metrics.count_retry(RetryReason::NotSent);
                     self.eject(replica, &error.to_string());
+                    self.pool.buffers.put_call(outgoing.into_buffer());
                     continue;
                 }
             };
             // The worker may have left while the connection was made; it must see no call after that.
             if replica.rotation() != Rotation::In {
+                self.pool.buffers.put_call(outgoing.into_buffer());
                 continue;
             }
             if sent == 0 {
                 handler.group.retries.deposit();
             }
             sent += 1;
-            let traceparent = span.as_deref().map_or_else(|| trace.traceparent(), CallSpan::traceparent);
-            let outgoing = write(self.pool.buffers.call(), call, offer, started, traceparent);
             let sending = Sending { connection, outgoing, slot, span, started };
             match self.attempt(sending, call, admission, config).await {
                 Attempt::Exchanged(Exchange::Answered(answer)) => {
