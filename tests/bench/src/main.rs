@@ -13,6 +13,7 @@ mod install;
 mod load;
 mod machine;
 mod measure;
+mod placement;
 mod plot;
 mod port;
 mod procfs;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::call;
 use crate::load::{Expected, Load, Outcome, Request};
+use crate::placement::Placement;
 use crate::procfs;
 use crate::proxy::{Kind, Proxy, Worker};
 use crate::tokens::{self, CLIENT_KEY};
@@ -113,10 +114,15 @@ pub(crate) fn rows(
     effort: Effort,
     tell: &mut dyn FnMut(&str),
 ) -> anyhow::Result<Vec<Measured>> {
+    let placement = if threads == 1 { Placement::begin()? } else { None };
     let worker = Worker::start(1)?;
     let mut proxies = Vec::new();
     for kind in kinds {
-        proxies.push((kind.name.as_str(), kind.start(threads, &worker)?));
+        let proxy = kind.start(threads, &worker)?;
+        if let Some(placement) = &placement {
+            placement.move_proxy(&proxy.pids)?;
+        }
+        proxies.push((kind.name.as_str(), proxy));
     }
     let mut all = Vec::new();
     for &row in rows.iter().filter(|row| **row != Row::Idle) {

@@ -53,7 +53,7 @@ pub(crate) fn forget_peak(pids: &[u32]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn threads(pid: u32) -> Vec<u32> {
+pub(crate) fn threads(pid: u32) -> Vec<u32> {
     let entries = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }

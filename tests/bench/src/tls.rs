@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use crate::install;
 use crate::measure::BUSY;
+use crate::placement::Placement;
 use crate::procfs;
 use crate::proxy::{Kind, Worker};
 use crate::report::{REFERENCE, median};
@@ -70,12 +71,17 @@ pub(crate) fn run(
 ) -> anyhow::Result<Tls> {
     install::H2LOAD.version()?;
     let certificate = Certificate::make()?;
+    let placement = Placement::begin()?;
     let worker = Worker::start(1)?;
     let mut all = Tls::new();
     for (title, alpn, connections) in PROTOCOLS {
         let mut proxies = Vec::new();
         for kind in kinds {
-            proxies.push((kind.name.as_str(), kind.start_with_tls(1, &worker, Some(&certificate))?));
+            let proxy = kind.start_with_tls(1, &worker, Some(&certificate))?;
+            if let Some(placement) = &placement {
+                placement.move_proxy(&proxy.pids)?;
+            }
+            proxies.push((kind.name.as_str(), proxy));
         }
         let figures = all.entry(title.to_owned()).or_default();
         for round in 1..=rounds {
