@@ -50,14 +50,16 @@ export class Calls {
         `not an envelope: ${error instanceof Error ? error.message : error}`,
       );
     }
-    const { request, call, finished } = opened;
+    const { request, call, deadline } = opened;
     const { run } = route;
     try {
-      return { status: 200, body: await withCall(call, async () => encodeReply(await run(request, call))) };
+      const running = withCall(call, async () => encodeReply(await run(request, call)));
+      deadline.yielded();
+      return { status: 200, body: await running };
     } catch (error) {
       return this.#failed(error, call);
     } finally {
-      finished();
+      deadline.end();
     }
   }
 
