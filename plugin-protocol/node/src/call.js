@@ -21,13 +21,13 @@ export class Calls {
   }
 
   /**
-   * Runs the handler that the envelope names. Never throws.
+   * Runs the handler that the envelope names. Never throws, and nothing waits that need not.
    *
    * @param {string | Buffer} raw
    * @param {string | null} traceparent
-   * @returns {Promise<Answer>}
+   * @returns {Answer | Promise<Answer>}
    */
-  async answer(raw, traceparent) {
+  answer(raw, traceparent) {
     let opened;
     let route;
     try {
@@ -50,25 +50,53 @@ export class Calls {
         `not an envelope: ${error instanceof Error ? error.message : error}`,
       );
     }
-    const { request, call, deadline } = opened;
-    const { run } = route;
-    try {
-      const running = withCall(call, async () => encodeReply(await run(request, call)));
-      deadline.yielded();
-      return { status: 200, body: await running };
-    } catch (error) {
-      return this.#failed(error, call);
-    } finally {
-      deadline.end();
-    }
+    return withCall(opened.call, this.#run, route.run, opened);
   }
 
   /**
+   * @param {import("../index.js").HandlerFunction} run
+   * @param {ReturnType<typeof openCall>} opened
+   * @returns {Answer | Promise<Answer>}
+   */
+  #run = (run, opened) => {
+    const { request, call, deadline } = opened;
+    const succeeded = (/** @type {string | Buffer} */ body) => {
+      deadline.end();
+      return { status: 200, body };
+    };
+    const failed = (/** @type {unknown} */ error) => {
+      try {
+        return this.#failed(error, opened);
+      } finally {
+        deadline.end();
+      }
+    };
+    const returned = (/** @type {unknown} */ value) => {
+      try {
+        const body = encodeReply(value);
+        return body instanceof Promise ? body.then(succeeded, failed) : succeeded(body);
+      } catch (error) {
+        return failed(error);
+      }
+    };
+    let value;
+    let later;
+    try {
+      value = run(request, call);
+      deadline.yielded();
+      if (isThenable(value)) later = Promise.resolve(value);
+    } catch (error) {
+      return failed(error);
+    }
+    return later === undefined ? returned(value) : later.then(returned, failed);
+  };
+
+  /**
    * @param {unknown} error
-   * @param {import("../index.js").Call} call
+   * @param {ReturnType<typeof openCall>} opened
    * @returns {Answer}
    */
-  #failed(error, call) {
+  #failed(error, { call, deadline }) {
     const fields = { handler: call.handlerName, method: call.method, request_id: call.requestId };
     if (isHandlerError(error)) {
       try {
@@ -81,13 +109,23 @@ export class Calls {
         return failure(200, ErrorCode.UnexpectedError, NEUTRAL);
       }
     }
-    if (call.signal.aborted && error === call.signal.reason) {
+    if (deadline.isCauseOf(error)) {
       this.#logger.warn("a handler stopped at its deadline", fields);
       return failure(200, ErrorCode.PluginTimeout, "the handler stopped at its deadline");
     }
     this.#logger.error("a handler failed", { ...fields, error });
     return failure(200, ErrorCode.UnexpectedError, NEUTRAL);
   }
+}
+
+/**
+ * @param {unknown} value
+ * @returns {value is PromiseLike<unknown>}
+ */
+function isThenable(value) {
+  if (value instanceof Promise) return true;
+  const mayBe = (typeof value === "object" && value !== null) || typeof value === "function";
+  return mayBe && typeof (/** @type {Partial<PromiseLike<unknown>>} */ (value).then) === "function";
 }
 
 /**

@@ -6,13 +6,15 @@ import { AsyncLocalStorage } from "node:async_hooks";
 const calls = new AsyncLocalStorage();
 
 /**
+ * @template {unknown[]} A
  * @template T
  * @param {Call} call
- * @param {() => T} run
+ * @param {(...args: A) => T} run
+ * @param {A} args
  * @returns {T}
  */
-export function withCall(call, run) {
-  return calls.run(call, run);
+export function withCall(call, run, ...args) {
+  return calls.run(call, run, ...args);
 }
 
 /** @returns {Call | null} */

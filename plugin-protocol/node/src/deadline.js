@@ -31,6 +31,14 @@ export class Deadline {
     return this.#abort.signal;
   }
 
+  /**
+   * Whether it is what the signal has aborted with.
+   * @param {unknown} error
+   */
+  isCauseOf(error) {
+    return this.#abort !== undefined && this.#abort.signal.aborted && error === this.#abort.signal.reason;
+  }
+
   /** From now on time may have passed without the handler being busy. */
   yielded() {
     this.#yielded = true;

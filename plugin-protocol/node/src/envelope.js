@@ -146,8 +146,11 @@ function timeout(value) {
  * @returns {Record<string, string>}
  */
 function params(value) {
-  const entries = Object.entries(object(value, "param.params"));
-  return Object.fromEntries(entries.map(([name, text]) => [name, string(text, `param.params.${name}`)]));
+  const texts = object(value, "param.params");
+  for (const name of Object.keys(texts)) {
+    if (typeof texts[name] !== "string") throw new NotAnEnvelope(`param.params.${name} must be a string`);
+  }
+  return /** @type {Record<string, string>} */ (texts);
 }
 
 /**
@@ -155,12 +158,18 @@ function params(value) {
  * @returns {[string, string][]}
  */
 function headers(value) {
-  return Object.entries(object(value, "param.header")).flatMap(([name, values]) => {
+  const lists = object(value, "param.header");
+  /** @type {[string, string][]} */
+  const pairs = [];
+  for (const name of Object.keys(lists)) {
+    const values = lists[name];
     if (!Array.isArray(values)) throw new NotAnEnvelope(`param.header.${name} must be a list`);
-    return values.map(
-      (text) => /** @type {[string, string]} */ ([name, string(text, `param.header.${name}`)]),
-    );
-  });
+    for (const text of values) {
+      if (typeof text !== "string") throw new NotAnEnvelope(`param.header.${name} must be a string`);
+      pairs.push([name, text]);
+    }
+  }
+  return pairs;
 }
 
 /**

@@ -2,13 +2,16 @@ import { types } from "node:util";
 
 const AFTER_BODY = '"}}';
 
+/** From here on, as bytes: a long body would be copied from string to string. */
+const LONG = 16 << 10;
+
 /**
  * The body of the reply that says what a handler returned. Contract section 5.
  *
  * @param {unknown} value
- * @returns {Promise<string | Buffer>}
+ * @returns {string | Buffer | Promise<string | Buffer>}
  */
-export async function encodeReply(value) {
+export function encodeReply(value) {
   if (typeof value === "string") {
     // Half a surrogate pair cannot be UTF-8.
     return `{"result":{"type":"text","value":${JSON.stringify(value.toWellFormed())}}}`;
@@ -32,26 +35,29 @@ export function isResponse(value) {
   return typeof status === "number" && typeof headers === "object" && typeof arrayBuffer === "function";
 }
 
-/** @param {Response} response */
-async function encodeResponse(response) {
+/**
+ * @param {Response} response
+ * @returns {string | Buffer | Promise<string | Buffer>}
+ */
+function encodeResponse(response) {
   const { status } = response;
   if (!(status >= 200 && status <= 599)) {
     throw new TypeError(
       `a handler returned a Response with status ${status}; it must be between 200 and 599`,
     );
   }
-  /** @type {Map<string, string[]>} */
-  const header = new Map();
+  // Without a prototype, since a header may be called `__proto__`.
+  const header = /** @type {Record<string, string[]>} */ (Object.create(null));
   for (const [name, value] of response.headers) {
     const canonical = canonicalCase(name);
-    header.set(canonical, [...(header.get(canonical) ?? []), value]);
+    if (Object.hasOwn(header, canonical)) header[canonical].push(value);
+    else header[canonical] = [value];
   }
-  return responseBytes(status, Object.fromEntries(header), Buffer.from(await response.arrayBuffer()));
+  const reading = Promise.resolve(response.arrayBuffer());
+  return reading.then((body) => responseBytes(status, header, Buffer.from(body)));
 }
 
 /**
- * As bytes, so that a long body is not copied from string to string.
- *
  * @param {number} status
  * @param {Record<string, string[]>} header
  * @param {Buffer} body
@@ -59,6 +65,7 @@ async function encodeResponse(response) {
 function responseBytes(status, header, body) {
   const before = `{"result":{"type":"response","status":${status},"header":${JSON.stringify(header)},"body":"`;
   const encoded = body.toString("base64");
+  if (encoded.length < LONG) return before + encoded + AFTER_BODY;
   const bytes = Buffer.allocUnsafe(Buffer.byteLength(before) + encoded.length + AFTER_BODY.length);
   let at = bytes.write(before);
   at += bytes.write(encoded, at, "latin1");

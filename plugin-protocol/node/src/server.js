@@ -16,6 +16,11 @@ const LONGEST_STRAGGLERS_MS = 5_000;
 /** What connections get to take the last replies away, once everything has run. */
 const LAST_REPLIES_MS = 5_000;
 
+/**
+ * @typedef {Buffer | "too large" | "gone"} Arrived An envelope.
+ * @typedef {{ answer: import("./call.js").Answer, header?: Record<string, string> }} Refusal
+ */
+
 /** The worker's own HTTP server, to which the gateway posts envelopes. */
 export class Server {
   #calls;
@@ -55,7 +60,8 @@ export class Server {
       socket.on("close", () => this.#busy.delete(socket));
     });
     this.#http.on("request", (request, response) => {
-      this.#track(request, response, this.#respond(request, response));
+      this.#track(request, response);
+      this.#receive(request, response);
     });
   }
 
@@ -101,10 +107,8 @@ export class Server {
   /**
    * @param {http.IncomingMessage} request
    * @param {http.ServerResponse} response
-   * @param {Promise<void>} responding
    */
-  #track(request, response, responding) {
-    const { socket } = request;
+  #track({ socket }, response) {
     this.#begun += 1;
     this.#running += 1;
     this.#busy.set(socket, (this.#busy.get(socket) ?? 0) + 1);
@@ -114,59 +118,106 @@ export class Server {
       this.#busy.set(socket, requests);
       if (this.#stopping && requests === 0) socket.destroySoon();
     });
-    responding
-      .catch((error) => {
-        this.#logger.error("cannot answer a call", { error });
-        response.destroy();
-      })
-      .finally(() => {
-        this.#running -= 1;
-        if (this.#running === 0) this.#idle();
-      });
+  }
+
+  /**
+   * By callbacks, since the hooks that carry the current call along run for every promise of the process.
+   *
+   * @param {http.IncomingMessage} request
+   * @param {http.ServerResponse} response
+   */
+  #receive(request, response) {
+    const accepted = this.#secret.accepts(request.headers.authorization);
+    // An answer that overtakes the request's body may be lost with the connection, so every body is read.
+    if (typeof accepted === "boolean") {
+      const refusal = this.#admit(request, accepted);
+      read(request, this.#maxEnvelopeBytes, (envelope) => this.#respond(request, response, refusal, envelope));
+      return;
+    }
+    const arriving = new Promise((resolve) => read(request, this.#maxEnvelopeBytes, resolve));
+    void accepted.then(async (known) => {
+      const refusal = this.#admit(request, known);
+      this.#respond(request, response, refusal, await arriving);
+    });
+  }
+
+  /**
+   * @param {http.IncomingMessage} request
+   * @param {boolean} accepted whether it has the secret
+   * @returns {Refusal | undefined} undefined if its call may run, which has a place from now on
+   */
+  #admit({ method }, accepted) {
+    if (!accepted) {
+      return { answer: failure(401, ErrorCode.NotAuthenticated, "this is not the worker's secret") };
+    }
+    if (method !== "POST") {
+      return { answer: failure(405, ErrorCode.BadRequest, "envelopes come by POST"), header: { Allow: "POST" } };
+    }
+    if (this.#taken >= this.#maxConcurrency) {
+      const message = `the worker runs ${this.#maxConcurrency} calls at once, and no more`;
+      return {
+        answer: failure(503, ErrorCode.PluginUnavailable, message),
+        header: { "Gearway-Not-Run": "1" },
+      };
+    }
+    this.#taken += 1;
+    return undefined;
   }
 
   /**
    * @param {http.IncomingMessage} request
    * @param {http.ServerResponse} response
+   * @param {Refusal | undefined} refusal
+   * @param {Arrived} envelope
    */
-  async #respond(request, response) {
-    const send = (/** @type {import("./call.js").Answer} */ { status, body }, header = {}) => {
-      if (this.#stopping) response.shouldKeepAlive = false;
-      const bytes = typeof body === "string" ? Buffer.from(body) : body;
-      response.writeHead(status, {
-        "Content-Type": "application/json",
-        "Content-Length": bytes.length,
-        ...header,
-      });
-      response.end(bytes);
+  #respond(request, response, refusal, envelope) {
+    const settle = () => {
+      if (refusal === undefined) this.#taken -= 1;
+      this.#running -= 1;
+      if (this.#running === 0) this.#idle();
     };
-    // An answer that overtakes the request's body may be lost with the connection, so every body is read.
-    const arriving = read(request, this.#maxEnvelopeBytes);
-    if (!(await this.#secret.accepts(request.headers.authorization))) {
-      await arriving;
-      return send(failure(401, ErrorCode.NotAuthenticated, "this is not the worker's secret"));
-    }
-    if (request.method !== "POST") {
-      await arriving;
-      return send(failure(405, ErrorCode.BadRequest, "envelopes come by POST"), { Allow: "POST" });
-    }
-    if (this.#taken >= this.#maxConcurrency) {
-      await arriving;
-      const message = `the worker runs ${this.#maxConcurrency} calls at once, and no more`;
-      return send(failure(503, ErrorCode.PluginUnavailable, message), { "Gearway-Not-Run": "1" });
-    }
-    this.#taken += 1;
-    try {
-      const envelope = await arriving;
-      if (envelope === "gone") return;
-      if (envelope === "too large") {
-        const message = `the envelope is larger than ${this.#maxEnvelopeBytes} bytes`;
-        return send(failure(413, ErrorCode.BadRequest, message));
+    const fail = (/** @type {unknown} */ error) => {
+      settle();
+      response.destroy();
+      this.#logger.error("cannot answer a call", { error });
+    };
+    const send = (/** @type {import("./call.js").Answer} */ answer) => {
+      try {
+        this.#send(response, answer, refusal?.header);
+      } catch (error) {
+        return fail(error);
       }
-      send(await this.#calls.answer(envelope.bytes, traceparentOf(request)));
-    } finally {
-      this.#taken -= 1;
+      settle();
+    };
+    if (refusal !== undefined) return send(refusal.answer);
+    if (envelope === "gone") return settle();
+    if (envelope === "too large") {
+      const message = `the envelope is larger than ${this.#maxEnvelopeBytes} bytes`;
+      return send(failure(413, ErrorCode.BadRequest, message));
     }
+    let answer;
+    try {
+      answer = this.#calls.answer(envelope, traceparentOf(request));
+    } catch (error) {
+      // Such as one of the app's own logger.
+      return fail(error);
+    }
+    if (answer instanceof Promise) void answer.then(send, fail);
+    else send(answer);
+  }
+
+  /**
+   * @param {http.ServerResponse} response
+   * @param {import("./call.js").Answer} answer
+   * @param {Record<string, string>} [header]
+   */
+  #send(response, { status, body }, header) {
+    if (this.#stopping) response.shouldKeepAlive = false;
+    const length = Buffer.byteLength(body);
+    response.writeHead(status, { "Content-Type": "application/json", "Content-Length": length, ...header });
+    // A string goes out in one piece with the head, and one of ASCII alone is written as it lies.
+    if (typeof body !== "string") response.end(body);
+    else response.end(body, length === body.length ? "latin1" : "utf8");
   }
 }
 
@@ -178,20 +229,26 @@ function traceparentOf({ headers: { traceparent } }) {
 /**
  * @param {http.IncomingMessage} request
  * @param {number} limit in bytes; what is beyond it is read and dropped
- * @returns {Promise<{ bytes: Buffer } | "too large" | "gone">}
+ * @param {(envelope: Arrived) => void} arrived called once
  */
-function read(request, limit) {
-  return new Promise((resolve) => {
-    /** @type {Buffer[]} */
-    let chunks = [];
-    let length = 0;
-    request.on("data", (/** @type {Buffer} */ chunk) => {
-      length += chunk.length;
-      if (length > limit) chunks = [];
-      else chunks.push(chunk);
-    });
-    request.on("end", () => resolve(length > limit ? "too large" : { bytes: Buffer.concat(chunks) }));
-    request.on("error", () => resolve("gone"));
-    request.on("close", () => resolve("gone"));
+function read(request, limit, arrived) {
+  /** @type {Buffer[]} */
+  let chunks = [];
+  let length = 0;
+  let ended = false;
+  const end = (/** @type {Arrived} */ envelope) => {
+    if (ended) return;
+    ended = true;
+    arrived(envelope);
+  };
+  request.on("data", (/** @type {Buffer} */ chunk) => {
+    length += chunk.length;
+    if (length > limit) chunks = [];
+    else chunks.push(chunk);
   });
+  request.on("end", () => {
+    if (length > limit) end("too large");
+    else end(chunks.length === 1 ? chunks[0] : Buffer.concat(chunks, length));
+  });
+  request.on("close", () => end("gone"));
 }

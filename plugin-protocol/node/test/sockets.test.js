@@ -192,6 +192,22 @@ test("a failing handler frees its place", async (t) => {
   }
 });
 
+test("a logger that throws costs its call the connection, and frees its place", async (t) => {
+  for (const run of [() => Promise.reject(new Error("no")), () => assert.fail("no")]) {
+    const { url, log } = await registered(t, run, { maxConcurrency: 1 });
+    const { error } = log;
+    let calls = 0;
+    log.error = (...args) => {
+      calls += 1;
+      if (calls === 1) throw new Error("the disk is full");
+      error(...args);
+    };
+    await assert.rejects(post(url, "secret", envelope("a")), { code: "ECONNRESET" });
+    assert.match(String((await log.until("cannot answer a call")).fields.error), /the disk is full/);
+    assert.equal((await post(url, "secret", envelope("a"))).reply.error.code, 130);
+  }
+});
+
 test("a connection serves many calls, and says that it stays", async (t) => {
   const { url } = await registered(t, (_request, { traceparent }) => traceparent);
   const agent = new http.Agent({ keepAlive: true, maxSockets: 1 });
