@@ -1,5 +1,10 @@
 import { types } from "node:util";
 
+const { Response: NativeResponse } = globalThis;
+const STATE = stateOf();
+/** Those that were read without Node's knowing, and cannot be read again. @type {WeakSet<Response>} */
+const taken = new WeakSet();
+const NOTHING = Buffer.alloc(0);
 const AFTER_BODY = '"}}';
 
 /** From here on, as bytes: a long body would be copied from string to string. */
@@ -53,8 +58,41 @@ function encodeResponse(response) {
     if (Object.hasOwn(header, canonical)) header[canonical].push(value);
     else header[canonical] = [value];
   }
+  const source = takeSource(response);
+  if (source !== undefined) return responseBytes(status, header, source);
   const reading = Promise.resolve(response.arrayBuffer());
   return reading.then((body) => responseBytes(status, header, Buffer.from(body)));
+}
+
+/**
+ * What a Response was made of, so that it need not come through its stream.
+ *
+ * @param {Response} response
+ * @returns {Buffer | undefined} undefined when it has to be read
+ */
+function takeSource(response) {
+  if (STATE === undefined || response.arrayBuffer !== NativeResponse.prototype.arrayBuffer) return undefined;
+  const body = /** @type {any} */ (response)[STATE]?.body;
+  if (body === null) return NOTHING;
+  const source = body?.source;
+  const isText = typeof source === "string";
+  if (!isText && !(source instanceof Uint8Array)) return undefined;
+  if (response.bodyUsed || body.stream.locked) return undefined;
+  if (taken.has(response)) throw new TypeError("Body is unusable: Body has already been read");
+  taken.add(response);
+  return isText ? Buffer.from(source) : bytesOf(source);
+}
+
+/**
+ * The key under which Node's Response keeps its state, in releases where anybody finds it.
+ * @returns {symbol | undefined}
+ */
+function stateOf() {
+  const sample = /** @type {any} */ (new NativeResponse("a"));
+  return Object.getOwnPropertySymbols(sample).find((symbol) => {
+    const body = sample[symbol]?.body;
+    return body?.source === "a" && body.stream === sample.body;
+  });
 }
 
 /**
