@@ -83,9 +83,13 @@ impl SqliteFile {
     pub(crate) fn open_reader(dir: &DataDir, schema: &'static Schema) -> Result<Connection, StoreError> {
         let path = dir.path(schema.file);
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let opened = Connection::open_with_flags(&path, flags)
-            .and_then(|reader| reader.busy_timeout(BUSY_TIMEOUT).map(|()| reader));
-        opened.map_err(|error| explain(&path, schema, &error))
+        let open = || {
+            let reader = Connection::open_with_flags(&path, flags)?;
+            reader.busy_timeout(BUSY_TIMEOUT)?;
+            keep_plans(&reader)?;
+            Ok(reader)
+        };
+        open().map_err(|error| explain(&path, schema, &error))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -195,12 +199,19 @@ fn configure(connection: &Connection, file: &Path, schema: &'static Schema) -> R
     }
     // Closing would move the log into the file even after a sync that failed, and such a sync must not be tried again.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(explain)?;
+    keep_plans(connection).map_err(explain)?;
     // What checkpoints meet on the disk, SQLite keeps to itself when it begins them: see `checkpoint`.
     connection.pragma_update(None, "wal_autocheckpoint", 0).map_err(explain)?;
     // fullfsync: macOS syncs to the disk's own cache unless asked for more. Elsewhere it means nothing.
     connection
         .execute_batch("PRAGMA synchronous = FULL; PRAGMA fullfsync = ON; PRAGMA foreign_keys = ON")
         .map_err(explain)
+}
+
+/// Otherwise SQLite compiles a statement anew, each time, whose plan might be a better one for other parameters: for what joins tables, reads a
+/// part of an index or has a limit, that takes several times as long as running it.
+fn keep_plans(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop)
 }
 
 fn migrate(connection: &Connection, from: usize, migrations: &[&str]) -> rusqlite::Result<()> {

@@ -4,9 +4,13 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
+use rusqlite::StatementStatus;
+
 use super::*;
+use crate::data_dir::DataDir;
 use crate::delivery::operator::{self, Filter, Replayed};
 use crate::delivery::schema::SCHEMA;
+use crate::store::sqlite::SqliteFile;
 
 const ROUTES: [&str; 3] = ["/a", "/b", "/c"];
 
@@ -260,5 +264,30 @@ proptest! {
             connection.query_row(&sql, [], |row| row.get(0)).unwrap()
         };
         prop_assert_eq!((left("body"), left("attempt")), (0, 0));
+    }
+}
+
+/// Compiling takes longer than running. What joins, and what has a limit, is compiled anew for other parameters unless told not to be.
+#[test]
+fn no_statement_is_compiled_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = DataDir::open(folder.path()).unwrap();
+    let file = SqliteFile::open(&dir, &SCHEMA).unwrap();
+    let beside = file.open_beside().unwrap();
+    let reader = SqliteFile::open_reader(&dir, &SCHEMA).unwrap();
+    let statements = [
+        "SELECT delivery.id FROM delivery JOIN route ON route.id = delivery.route WHERE delivery.id = ?1 AND ?2 > 0",
+        "SELECT id FROM delivery INDEXED BY delivery_pending WHERE state = 0 AND route = ?1 ORDER BY due_at LIMIT ?2",
+        "SELECT id FROM delivery WHERE dedup_hash = ?1 AND ?2 > 0",
+    ];
+    for connection in [file.connection(), beside.connection(), &reader] {
+        for sql in statements {
+            for parameter in 1..5 {
+                connection.prepare_cached(sql).unwrap().exists([parameter, parameter]).unwrap();
+            }
+            let statement = connection.prepare_cached(sql).unwrap();
+            assert_eq!(statement.get_status(StatementStatus::Run), 4, "{sql}");
+            assert_eq!(statement.get_status(StatementStatus::RePrepare), 0, "{sql}");
+        }
     }
 }
