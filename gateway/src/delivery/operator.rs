@@ -82,9 +82,7 @@ pub enum Replayed {
 
 const SUMMARY: &str =
     "delivery.id, state, route.path, route.method, raw_path, received_at, attempts, due_at, settled_at,
-    coalesce(length(body.bytes), length(delivery.body), 0) AS body_bytes, replay_of, replayed_as, stripped,
-    (SELECT outcome FROM attempt WHERE attempt.id = delivery.id ORDER BY number DESC LIMIT 1) AS last_outcome,
-    (SELECT status FROM attempt WHERE attempt.id = delivery.id ORDER BY number DESC LIMIT 1) AS last_status";
+    coalesce(length(body.bytes), length(delivery.body), 0) AS body_bytes, replay_of, replayed_as, stripped";
 const JOINED: &str = "JOIN route ON route.id = delivery.route LEFT JOIN body ON body.id = delivery.id";
 
 /// In the order in which they were accepted.
@@ -94,7 +92,10 @@ pub(super) fn list(connection: &Connection, filter: &Filter, limit: u32) -> rusq
         "SELECT {SUMMARY} FROM delivery {} {JOINED} WHERE {condition} ORDER BY delivery.id LIMIT {limit}",
         index(filter)
     );
-    connection.prepare_cached(&sql)?.query_map(params_from_iter(parameters), summary)?.collect()
+    connection
+        .prepare_cached(&sql)?
+        .query_map(params_from_iter(parameters), |row| summary(connection, row))?
+        .collect()
 }
 
 /// The pending and the dead are few among the delivered, mostly, and have indexes of their own.
@@ -123,12 +124,15 @@ fn condition(filter: &Filter) -> (String, Vec<Value>) {
     (conditions.join(" AND "), parameters)
 }
 
-fn summary(row: &Row<'_>) -> rusqlite::Result<Summary> {
-    let state: i64 = row.get("state")?;
-    let last: Option<String> = row.get("last_outcome")?;
-    let last_status = row.get("last_status")?;
+fn summary(connection: &Connection, row: &Row<'_>) -> rusqlite::Result<Summary> {
+    let (id, state): (i64, i64) = (row.get("id")?, row.get("state")?);
+    // By itself: within the other statement, SQLite would read all attempts there are.
+    let last = connection
+        .prepare_cached("SELECT outcome, status FROM attempts WHERE id = ?1 ORDER BY number DESC LIMIT 1")?
+        .query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
     Ok(Summary {
-        id: Id(row.get("id")?),
+        id: Id(id),
         state: State::ALL.into_iter().find(|known| *known as i64 == state).unwrap_or(State::Pending),
         route: rows::route_name(row)?,
         raw_path: row.get("raw_path")?,
@@ -137,7 +141,7 @@ fn summary(row: &Row<'_>) -> rusqlite::Result<Summary> {
         due_at: row.get("due_at")?,
         settled_at: row.get("settled_at")?,
         body_bytes: u64::try_from(row.get::<_, i64>("body_bytes")?).unwrap_or(0),
-        last: last.map(|outcome| (outcome, last_status)),
+        last,
         replay_of: row.get::<_, Option<i64>>("replay_of")?.map(Id),
         replayed_as: row.get::<_, Option<i64>>("replayed_as")?.map(Id),
         is_stripped: row.get("stripped")?,
@@ -147,13 +151,13 @@ fn summary(row: &Row<'_>) -> rusqlite::Result<Summary> {
 pub(super) fn show(connection: &Connection, id: Id) -> rusqlite::Result<Option<Detail>> {
     let found = connection
         .prepare_cached(&format!("SELECT {SUMMARY} FROM delivery {JOINED} WHERE delivery.id = ?1"))?
-        .query_row([id.0], summary)
+        .query_row([id.0], |row| summary(connection, row))
         .optional()?;
     let Some(summary) = found else { return Ok(None) };
     let Some((request, _)) = rows::load_any(connection, id)? else { return Ok(None) };
     let attempts = connection
         .prepare_cached(
-            "SELECT number, started_at, took_ms, outcome, status, header, body FROM attempt WHERE id = ?1 ORDER BY number",
+            "SELECT number, started_at, took_ms, outcome, status, header, body FROM attempts WHERE id = ?1 ORDER BY number",
         )?
         .query_map([id.0], attempt)?
         .collect::<Result<_, _>>()?;
@@ -253,6 +257,7 @@ pub(super) fn replay_many(
 /// Whether there was such a delivery.
 pub(super) fn remove(connection: &Connection, id: Id) -> rusqlite::Result<bool> {
     execute(connection, "DELETE FROM body WHERE id = ?1", [id.0])?;
+    execute(connection, "DELETE FROM first_attempt WHERE id = ?1", [id.0])?;
     execute(connection, "DELETE FROM attempt WHERE id = ?1", [id.0])?;
     Ok(connection.prepare_cached("DELETE FROM delivery WHERE id = ?1")?.execute([id.0])? > 0)
 }

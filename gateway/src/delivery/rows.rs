@@ -207,20 +207,21 @@ pub(super) fn settle(connection: &Connection, settlement: &Settlement) -> rusqli
     if updated == 0 {
         return Ok(());
     }
+    let AttemptRecord { number, started_at, took_ms, outcome, status, .. } = attempt;
+    let (header, body) = (status.map(|_| &attempt.header.0), status.map(|_| &*attempt.body));
+    if *number == 1 {
+        return execute(
+            connection,
+            "INSERT INTO first_attempt (id, started_at, took_ms, outcome, status, header, body)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO NOTHING",
+            params![id.0, started_at, took_ms, outcome, status, header, body],
+        );
+    }
     execute(
         connection,
         "INSERT INTO attempt (id, number, started_at, took_ms, outcome, status, header, body)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO NOTHING",
-        params![
-            id.0,
-            attempt.number,
-            attempt.started_at,
-            attempt.took_ms,
-            attempt.outcome,
-            attempt.status,
-            attempt.status.map(|_| &attempt.header.0),
-            attempt.status.map(|_| &*attempt.body),
-        ],
+        params![id.0, number, started_at, took_ms, outcome, status, header, body],
     )
 }
 
@@ -242,57 +243,63 @@ pub(super) fn load_any(connection: &Connection, id: Id) -> rusqlite::Result<Opti
 fn load_where(connection: &Connection, id: Id, and: &str) -> rusqlite::Result<Option<(Delivery, u32)>> {
     connection
         .prepare_cached(&format!(
-            "SELECT delivery.*, route.path, route.method, body.bytes FROM delivery
-             JOIN route ON route.id = delivery.route LEFT JOIN body ON body.id = delivery.id
+            "SELECT attempts, route.path, route.method, received_at, request_id, traceparent, host, raw_path, query, header,
+                 delivery.body, body.bytes, remote_addr, user_id, access_key, scheme, secret, signed_at, dedup_hash, dedup_until,
+                 replay_of
+             FROM delivery JOIN route ON route.id = delivery.route LEFT JOIN body ON body.id = delivery.id
              WHERE delivery.id = ?1 {and}",
         ))?
-        .query_row([id.0], |row| Ok((delivery(row)?, row.get("attempts")?)))
+        .query_row([id.0], |row| Ok((delivery(row)?, row.get(0)?)))
         .optional()
 }
 
+/// The columns of [`load_where`], by their places: a backlog is read row by row, and to look for each column by its name takes longer than
+/// the rest.
 fn delivery(row: &Row<'_>) -> rusqlite::Result<Delivery> {
-    let scheme: Option<String> = row.get("scheme")?;
+    let scheme: Option<String> = row.get(15)?;
     let verification = match scheme {
         Some(scheme) => Some(Verification {
             scheme,
-            secret: row.get::<_, Option<String>>("secret")?.unwrap_or_default(),
-            timestamp: row.get("signed_at")?,
+            secret: row.get::<_, Option<String>>(16)?.unwrap_or_default(),
+            timestamp: row.get(17)?,
         }),
         None => None,
     };
-    let body: Option<Vec<u8>> = row.get("body")?;
+    let body: Option<Vec<u8>> = row.get(10)?;
     let body = match body {
         Some(small) => small,
-        None => row.get::<_, Option<Vec<u8>>>("bytes")?.unwrap_or_default(),
+        None => row.get::<_, Option<Vec<u8>>>(11)?.unwrap_or_default(),
     };
-    let access_key: Option<String> = row.get("access_key")?;
-    let remote_addr: String = row.get("remote_addr")?;
+    let access_key: Option<String> = row.get(14)?;
     Ok(Delivery {
-        route: route_name(row)?,
-        received_at: row.get("received_at")?,
-        request_id: row.get("request_id")?,
-        traceparent: row.get("traceparent")?,
-        host: row.get("host")?,
-        raw_path: row.get("raw_path")?,
-        query: row.get("query")?,
-        headers: HeaderBlock(row.get("header")?),
+        route: route_of(row.get_ref(1)?.as_str()?, row.get_ref(2)?.as_str()?),
+        received_at: row.get(3)?,
+        request_id: row.get(4)?,
+        traceparent: row.get(5)?,
+        host: row.get(6)?,
+        raw_path: row.get(7)?,
+        query: row.get(8)?,
+        headers: HeaderBlock(row.get(9)?),
         body: body.into(),
-        remote_addr: remote_addr.parse().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
-        user_id: row.get("user_id")?,
+        remote_addr: row.get_ref(12)?.as_str()?.parse().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        user_id: row.get(13)?,
         access_key: access_key.as_deref().and_then(access_key_type),
         verification,
-        dedup: match row.get::<_, Option<[u8; 16]>>("dedup_hash")? {
-            Some(hash) => Some(DedupKey { hash, until: row.get("dedup_until")? }),
+        dedup: match row.get::<_, Option<[u8; 16]>>(18)? {
+            Some(hash) => Some(DedupKey { hash, until: row.get(19)? }),
             None => None,
         },
-        replay_of: row.get::<_, Option<i64>>("replay_of")?.map(Id),
+        replay_of: row.get::<_, Option<i64>>(20)?.map(Id),
     })
 }
 
 pub(super) fn route_name(row: &Row<'_>) -> rusqlite::Result<RouteName> {
-    let (path, method): (String, String) = (row.get("path")?, row.get("method")?);
+    Ok(route_of(row.get_ref("path")?.as_str()?, row.get_ref("method")?.as_str()?))
+}
+
+fn route_of(path: &str, method: &str) -> RouteName {
     // Only registered methods are written.
-    Ok(RouteName { path: path.into(), method: method.parse().unwrap_or(Method::POST) })
+    RouteName { path: path.into(), method: method.parse().unwrap_or(Method::POST) }
 }
 
 fn access_key_type(word: &str) -> Option<AccessKeyType> {
@@ -310,11 +317,19 @@ pub(super) enum FirstAnswer {
 
 /// What the sender of the same event was answered, or would have been.
 pub(super) fn answer(connection: &Connection, id: Id) -> rusqlite::Result<FirstAnswer> {
+    let state: Option<i64> = connection
+        .prepare_cached("SELECT state FROM delivery WHERE id = ?1")?
+        .query_row([id.0], |row| row.get(0))
+        .optional()?;
+    match state {
+        Some(pending) if pending == State::Pending as i64 => return Ok(FirstAnswer::Pending),
+        Some(delivered) if delivered == State::Delivered as i64 => {}
+        Some(_) | None => return Ok(FirstAnswer::None),
+    }
+    // Recorded with the state, so that it is there unless somebody dropped it meanwhile.
     let found = connection
         .prepare_cached(
-            "SELECT state, attempt.status, attempt.header, attempt.body FROM delivery
-             LEFT JOIN attempt ON attempt.id = delivery.id
-             WHERE delivery.id = ?1 ORDER BY attempt.number DESC LIMIT 1",
+            "SELECT status, header, body FROM attempts WHERE id = ?1 ORDER BY number DESC LIMIT 1",
         )?
         .query_row([id.0], given_answer)
         .optional()?;
@@ -322,13 +337,8 @@ pub(super) fn answer(connection: &Connection, id: Id) -> rusqlite::Result<FirstA
 }
 
 fn given_answer(row: &Row<'_>) -> rusqlite::Result<FirstAnswer> {
-    let state: i64 = row.get(0)?;
-    if state == State::Pending as i64 {
-        return Ok(FirstAnswer::Pending);
-    }
-    let status: Option<u16> = row.get(1)?;
-    let (header, body): (Option<Vec<u8>>, Option<Vec<u8>>) = (row.get(2)?, row.get(3)?);
-    let status = status.filter(|_| state == State::Delivered as i64);
+    let status: Option<u16> = row.get(0)?;
+    let (header, body): (Option<Vec<u8>>, Option<Vec<u8>>) = (row.get(1)?, row.get(2)?);
     let status = status.and_then(|status| StatusCode::from_u16(status).ok());
     let Some(status) = status else { return Ok(FirstAnswer::None) };
     let mut response = Response::new(body.unwrap_or_default().into());

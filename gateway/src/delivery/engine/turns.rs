@@ -1,5 +1,6 @@
 //! Whose turn it is: which delivery begins next, and what keeps others waiting.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -191,12 +192,13 @@ fn next_in_window(
         let at_most = WINDOW + queue.taken.len() + queue.arrived.len();
         let found = rows::window(reader, route, at_most)?;
         let whole = found.len() < at_most;
+        let arrived: HashSet<Id> = queue.arrived.iter().map(|arrival| arrival.id).collect();
         for (id, due_at) in found {
             if due_at > now {
                 later = Some(due_at);
                 break;
             }
-            if !queue.knows(id) {
+            if !queue.taken.contains(&id) && !arrived.contains(&id) {
                 queue.window.push_back(id);
             }
         }

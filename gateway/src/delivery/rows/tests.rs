@@ -117,6 +117,11 @@ impl Model {
             assert_eq!((delivery.body.len(), attempts), (entry.body, entry.attempts), "{id}");
             assert_eq!((delivery.route, delivery.replay_of), (name_of(entry.route), entry.replay_of), "{id}");
             assert_eq!(load(connection, *id).unwrap().is_some(), entry.state == State::Pending, "{id}");
+            let attempts = operator::show(connection, *id).unwrap().unwrap().attempts;
+            assert!(
+                attempts.iter().map(|attempt| attempt.number).eq(1..=entry.attempts),
+                "{id}: {attempts:?}"
+            );
         }
         for state in State::ALL {
             let filter = Filter { state: Some(state), ..Filter::default() };
@@ -263,7 +268,98 @@ proptest! {
             let sql = format!("SELECT count(*) FROM {table} WHERE id NOT IN (SELECT id FROM delivery)");
             connection.query_row(&sql, [], |row| row.get(0)).unwrap()
         };
-        prop_assert_eq!((left("body"), left("attempt")), (0, 0));
+        prop_assert_eq!((left("body"), left("first_attempt"), left("attempt")), (0, 0, 0));
+    }
+}
+
+/// An attempt's number and the status of its answer, if there was one.
+fn attempt_of(number: u32, status: Option<u16>) -> AttemptRecord {
+    let (header, body) = (HeaderBlock(format!("attempt: {number}\n").into_bytes()), vec![b'x'; 5000].into());
+    AttemptRecord { number, started_at: 0, took_ms: 0, outcome: "refused", status, header, body }
+}
+
+fn settle_with(connection: &Connection, id: Id, attempt: AttemptRecord, next: Next) {
+    settle(connection, &Settlement { id, attempt, next, forget: false }).unwrap();
+}
+
+#[test]
+fn the_last_attempt_is_what_tells() {
+    let (connection, mut numbers) = (database(), Numbers::default());
+    let Appended::New(id, _) = append(&connection, &mut numbers, &delivery_of(0, None, 1)).unwrap() else {
+        panic!("it is the first")
+    };
+    let last = || operator::show(&connection, id).unwrap().unwrap().summary.last;
+    assert_eq!(last(), None);
+    settle_with(&connection, id, attempt_of(1, Some(503)), Next::Due(0));
+    assert_eq!(last(), Some(("refused".to_owned(), Some(503))));
+    settle_with(&connection, id, attempt_of(2, None), Next::Due(0));
+    assert_eq!(last(), Some(("refused".to_owned(), None)), "it had no answer");
+    assert!(matches!(answer(&connection, id).unwrap(), FirstAnswer::Pending));
+    settle_with(&connection, id, attempt_of(3, Some(201)), Next::Delivered);
+    let FirstAnswer::Given(response) = answer(&connection, id).unwrap() else { panic!("it was delivered") };
+    assert_eq!(
+        (response.status(), response.headers()["attempt"].as_bytes()),
+        (StatusCode::CREATED, &b"3"[..])
+    );
+    assert!(operator::remove(&connection, id).unwrap());
+    assert!(matches!(answer(&connection, id).unwrap(), FirstAnswer::None));
+}
+
+/// As the first released gateway wrote it.
+#[test]
+fn what_an_earlier_gateway_recorded_is_still_there() {
+    let connection = Connection::open_in_memory().unwrap();
+    connection.execute_batch(SCHEMA.migrations[0]).unwrap();
+    let add = "
+        INSERT INTO route (id, path, method) VALUES (1, '/a', 'POST');
+        INSERT INTO delivery (id, state, route, due_at, attempts, received_at, settled_at, request_id, traceparent, host, raw_path,
+            query, header, body, remote_addr)
+        VALUES (7, 1, 1, 0, 2, 0, 5, 'request', '', 'localhost', '/a', '', x'', x'78', '127.0.0.1'),
+            (8, 0, 1, 0, 1, 0, NULL, 'request', '', 'localhost', '/a', '', x'', NULL, '127.0.0.1');
+        INSERT INTO body (id, bytes) VALUES (8, x'78797a');
+        INSERT INTO attempt (id, number, started_at, took_ms, outcome, status, header, body)
+        VALUES (7, 1, 0, 1, 'refused', 500, x'', x''), (7, 2, 0, 1, 'delivered', 200, x'', x'646f6e65'),
+            (8, 1, 0, 1, 'too_slow', NULL, NULL, NULL);";
+    connection.execute_batch(add).unwrap();
+    SCHEMA.migrations[1..].iter().for_each(|migration| connection.execute_batch(migration).unwrap());
+
+    let attempts = |id: i64| {
+        let attempts = operator::show(&connection, Id(id)).unwrap().unwrap().attempts;
+        attempts.into_iter().map(|attempt| (attempt.number, attempt.outcome)).collect::<Vec<_>>()
+    };
+    let word = |word: &str| word.to_owned();
+    assert_eq!(attempts(7), [(1, word("refused")), (2, word("delivered"))]);
+    let FirstAnswer::Given(response) = answer(&connection, Id(7)).unwrap() else {
+        panic!("it was delivered")
+    };
+    assert_eq!(&response.body()[..], b"done");
+    // The pending one goes on where it was.
+    let (delivery, tried) = load(&connection, Id(8)).unwrap().unwrap();
+    assert_eq!((&delivery.body[..], tried), (&b"xyz"[..], 1));
+    settle_with(&connection, Id(8), attempt_of(2, Some(200)), Next::Delivered);
+    assert_eq!(attempts(8), [(1, word("too_slow")), (2, word("refused"))]);
+    for id in [7, 8] {
+        assert!(operator::remove(&connection, Id(id)).unwrap());
+    }
+    let left = "SELECT (SELECT count(*) FROM attempts) + (SELECT count(*) FROM body)";
+    assert_eq!(connection.query_row(left, [], |row| row.get::<_, i64>(0)).unwrap(), 0);
+}
+
+/// Among a million others, an attempt is found by its delivery's id.
+#[test]
+fn no_look_at_a_delivery_reads_all_attempts() {
+    let connection = database();
+    let looks = [
+        "SELECT number, started_at, took_ms, outcome, status, header, body FROM attempts WHERE id = ?1 ORDER BY number",
+        "SELECT outcome, status FROM attempts WHERE id = ?1 ORDER BY number DESC LIMIT 1",
+        "SELECT status, header, body FROM attempts WHERE id = ?1 ORDER BY number DESC LIMIT 1",
+    ];
+    for look in looks {
+        let mut plan = connection.prepare(&format!("EXPLAIN QUERY PLAN {look}")).unwrap();
+        let steps: Vec<String> =
+            plan.query_map([1], |row| row.get("detail")).unwrap().collect::<Result<_, _>>().unwrap();
+        let of = |table: &str| steps.iter().any(|step| step.starts_with(&format!("SEARCH {table} ")));
+        assert!(of("first_attempt") && of("attempt"), "{look}: {steps:#?}");
     }
 }
 
