@@ -25,6 +25,20 @@ pub(super) struct Group {
     pub(super) records: Vec<(Record, Answer<Done>)>,
 }
 
+impl Group {
+    /// Brings the ends of attempts into the order of their deliveries: rows that lie together are written together, and new ones
+    /// go to the end of their tables.
+    pub(super) fn sort(&mut self) {
+        let are_ends = self.records.iter().all(|(record, _)| matches!(record, Record::Settle(_)));
+        if are_ends {
+            self.records.sort_by_key(|(record, _)| match record {
+                Record::Settle(settlement) => Some(settlement.id),
+                _ => None,
+            });
+        }
+    }
+}
+
 /// Why something cannot wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refused {

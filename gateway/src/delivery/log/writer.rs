@@ -84,7 +84,8 @@ impl Writer {
     }
 
     /// Commits a group and tells everybody. An error is final.
-    fn write(&mut self, group: Group) -> Result<(), StoreError> {
+    fn write(&mut self, mut group: Group) -> Result<(), StoreError> {
+        group.sort();
         match self.commit(&group) {
             Ok((done, appended)) => {
                 let Group { appends, records } = group;

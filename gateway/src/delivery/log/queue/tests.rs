@@ -142,6 +142,27 @@ fn nobody_is_waited_for_who_was_answered_long_ago() {
     assert_eq!((pace.answered, pace.at), (5, before));
 }
 
+/// Rows that lie together are written together; what is no end of an attempt stays where it is.
+#[test]
+fn ends_are_written_in_the_order_of_their_deliveries() {
+    let ids = |mut group: Group| {
+        group.sort();
+        let id = |(record, _): &(Record, _)| match record {
+            Record::Settle(settlement) => settlement.id.0,
+            Record::Remove(id) => -id.0,
+            other => panic!("{other:?}"),
+        };
+        group.records.iter().map(id).collect::<Vec<_>>()
+    };
+    let queue = Queue::default();
+    let group = |records: Vec<Record>| {
+        records.into_iter().for_each(|record| send(&queue, record).unwrap());
+        queue.content.lock().take()
+    };
+    assert_eq!(ids(group(vec![end_of(3), end_of(1), end_of(2)])), [1, 2, 3]);
+    assert_eq!(ids(group(vec![end_of(3), Record::Remove(Id(1)), end_of(2)])), [3, -1, 2]);
+}
+
 /// One slow sync makes nobody wait longer at once.
 #[test]
 fn a_commits_length_is_learnt_slowly() {
