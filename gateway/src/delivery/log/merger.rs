@@ -2,6 +2,8 @@
 //!
 //! SQLite would do this by itself within commits, and keep it to itself when the disk fails.
 
+use std::fs::File;
+use std::mem::ManuallyDrop;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
@@ -22,11 +24,13 @@ pub(super) struct Merger {
 
 impl Merger {
     pub(super) fn start(file: SqliteFile) -> std::io::Result<Self> {
+        // Never closed: closing a descriptor of a file gives up all locks that the process has on it, SQLite's among them.
+        let synced = ManuallyDrop::new(File::open(file.path())?);
         let (orders, ordered) = sync_channel::<()>(1);
         let (finished, outcomes) = sync_channel(1);
         let run = move || {
             while ordered.recv().is_ok() {
-                if finished.send(file.checkpoint("PASSIVE")).is_err() {
+                if finished.send(merge(&file, &synced)).is_err() {
                     return;
                 }
             }
@@ -49,6 +53,18 @@ impl Merger {
         self.is_busy = false;
         Some(outcome)
     }
+}
+
+/// SQLite syncs the file only when all of the log is in it, and that is while the writer waits, so most of it is synced here. What comes
+/// during the first turn is little, and what comes during the second is next to nothing.
+fn merge(file: &SqliteFile, synced: &File) -> Result<(), StoreError> {
+    for _ in 0..2 {
+        file.checkpoint("PASSIVE")?;
+        synced
+            .sync_data()
+            .map_err(|error| StoreError::Disk { file: file.path().to_owned(), reason: error.to_string() })?;
+    }
+    Ok(())
 }
 
 impl Drop for Merger {

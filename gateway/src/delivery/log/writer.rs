@@ -19,9 +19,10 @@ use crate::delivery::{operator, upkeep};
 use crate::store::StoreError;
 use crate::store::sqlite::SqliteFile;
 
-/// Bytes in the write-ahead log, about, before they are moved into the file; and what a change takes there beside its content.
-const MERGE_AFTER: usize = 16 << 20;
-const OVERHEAD: usize = 4096;
+/// Bytes in the write-ahead log, about, before they are moved into the file; and what a change and a commit take there beside bodies.
+const MERGE_AFTER: usize = 4 << 20;
+const PER_CHANGE: usize = 1536;
+const PER_COMMIT: usize = 3 * 4096;
 /// Bytes, counted in the same way, that may be written before the file is measured: SQLite reads each question anew, as text.
 const MEASURE_AFTER: usize = 1 << 20;
 
@@ -94,7 +95,7 @@ impl Writer {
                     self.shared.lacks_room.store(false, Ordering::Relaxed);
                 }
                 let bytes: usize = appends.iter().map(|append| append.delivery.body.len()).sum();
-                let written = bytes + (appends.len() + records.len()) * OVERHEAD;
+                let written = bytes + (appends.len() + records.len()) * PER_CHANGE + PER_COMMIT;
                 self.since_merge += written;
                 self.since_measured += written;
                 self.tell(appends, appended);
