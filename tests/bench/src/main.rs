@@ -153,6 +153,10 @@ fn bench(arguments: &Arguments) -> anyhow::Result<()> {
         println!("{}", report.table());
         return Ok(());
     }
+    if let (true, Some(file)) = (arguments.delivery, &arguments.read) {
+        println!("{}", Delivery::read(file)?.table());
+        return Ok(());
+    }
     if arguments.delivery {
         let Effort { rounds, turn, .. } = effort(arguments);
         let backlog = arguments.backlog.unwrap_or(if arguments.quick { 20_000 } else { 1_000_000 });

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -99,6 +99,19 @@ lease = "1h"
         });
         let answer = call::admin(self.admin, REGISTRATION_TOKEN, "POST /v1/workers", &body)?;
         answer["worker_id"].as_str().map(str::to_owned).context("a registered worker has an id")
+    }
+
+    /// What this counter shows, as it is written with its labels.
+    pub(crate) fn counter(&self, name: &str) -> anyhow::Result<u64> {
+        let head = format!(
+            "GET /metrics HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {ADMIN_TOKEN}\r\nConnection: close\r\n\r\n",
+            self.admin
+        );
+        let (status, text) = call::exchange(self.admin, head.as_bytes(), b"")?;
+        ensure!(status == 200, "/metrics: {status}");
+        let text = String::from_utf8(text)?;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        value.with_context(|| format!("no {name} is counted"))
     }
 
     /// Takes a worker out; its routes stay known.
