@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use anyhow::{Context, ensure};
@@ -19,6 +19,8 @@ use crate::load::Expected;
 
 const LISTENER: Token = Token(usize::MAX);
 const COMMITTED: Token = Token(usize::MAX - 1);
+/// More than clients there are, each of which waits for one answer.
+const WAITING: usize = 1024;
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 /// What the load finds in an answer.
 pub(super) const EXPECTED: Expected = Expected { status: 200, length: 2 };
@@ -37,8 +39,8 @@ impl Acceptor {
         let address = listener.local_addr()?;
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
         let waker = Arc::new(Waker::new(poll.registry(), COMMITTED)?);
-        let (rows, to_commit) = channel();
-        let (committed, answers) = channel();
+        let (rows, to_commit) = sync_channel(WAITING);
+        let (committed, answers) = sync_channel(WAITING);
         thread::Builder::new()
             .name("commits".into())
             .spawn(move || end_of("commits", commit(connection, &to_commit, &committed, &waker)))?;
@@ -62,7 +64,7 @@ type Asked = (Token, Vec<u8>);
 fn commit(
     mut connection: Connection,
     rows: &Receiver<Asked>,
-    committed: &Sender<Vec<Token>>,
+    committed: &SyncSender<Vec<Token>>,
     waker: &Waker,
 ) -> anyhow::Result<()> {
     let mut id = 0;
@@ -92,7 +94,7 @@ struct Clients {
     listener: TcpListener,
     open: HashMap<Token, Client>,
     next: usize,
-    rows: Sender<Asked>,
+    rows: SyncSender<Asked>,
     answers: Receiver<Vec<Token>>,
 }
 
