@@ -129,40 +129,28 @@ impl JwtVerifier {
         {
             return Some(user);
         }
-        // In a box of its own: most tokens are known, and their requests do not pay for its size.
-        Box::pin(self.verify(token, now, seal, version)).await
-    }
-
-    /// What to do with a token that is not known yet.
-    async fn verify(
-        &self,
-        token: &str,
-        now: SystemTime,
-        seal: Seal,
-        version: Option<u64>,
-    ) -> Option<Arc<str>> {
-        let payload = Payload::of(token)?;
-        let token = Token::parse(token, &payload)?;
         // The claims cost less than the signature, and a token that they rule out, such as another issuer's on a
         // webhook, must not make the gateway ask its own issuer for keys.
-        if !self.claims_hold(&token.claims, now) {
-            return None;
-        }
+        let payload = Payload::of(token)?;
+        let token = Token::parse(token, &payload).filter(|token| self.claims_hold(&token.claims, now))?;
         let signed = match &self.keys {
             Keys::Pinned(keys) => keys.iter().any(|key| key.signed(&token)),
             Keys::Issuer(_) if token.algorithm.family() == AlgorithmFamily::Hmac => false,
-            Keys::Issuer(keys) => keys.any(token.kid.as_deref(), |key| key.signed(&token)).await,
+            // In a box of its own: most tokens are known, and their requests do not pay for its size.
+            Keys::Issuer(keys) => Box::pin(keys.any(token.kid.as_deref(), |key| key.signed(&token))).await,
         };
-        if !signed {
-            return None;
-        }
-        let Claims { sub, exp, nbf, .. } = token.claims;
-        let user: Arc<str> = Arc::from(&*sub);
+        signed.then(|| self.keep(&token.claims, seal, version))
+    }
+
+    /// The user of a token that was verified, and is known from now on.
+    fn keep(&self, claims: &Claims<'_>, seal: Seal, version: Option<u64>) -> Arc<str> {
+        let Claims { sub, exp, nbf, .. } = claims;
+        let user: Arc<str> = Arc::from(&**sub);
         if let Some(version) = version {
             let from = nbf.map_or(0.0, |nbf| nbf.0 - NOT_BEFORE_LEEWAY.as_secs_f64());
             self.verdicts.keep(seal, Verdict { user: Arc::clone(&user), from, until: exp.0, version });
         }
-        Some(user)
+        user
     }
 
     fn claims_hold(&self, claims: &Claims<'_>, now: SystemTime) -> bool {

@@ -1,9 +1,10 @@
 //! Tokens that were verified already, so that a client's next request does not cost a signature again.
 //!
 //! **Why this accepts nothing that verification would not.** Only accepted tokens are kept, so nobody can put anything in who
-//! cannot sign. A token is found by its HMAC under a key that was drawn when the cache was made and never leaves it: to be
+//! cannot sign. A token is found by its hash behind a key that was drawn when the cache was made and never leaves it: to be
 //! taken for another token, one would have to collide with it in 256 bits of a function that its sender cannot compute,
-//! and how long a search takes tells nothing about tokens. No token is kept, so none can be read out of memory.
+//! and how long a search takes tells nothing about tokens. (What HMAC does beyond that is for hashes that are shown: whoever sees one
+//! could lengthen what it is of. Nobody sees these.) No token is kept, so none can be read out of memory.
 //! A verdict counts between the token's own `nbf` and `exp` only, and only for the version of the keys that it was made
 //! with; it goes with the verifier, which a reload replaces. Opaque tokens, which can be revoked, are never kept here:
 //! looking them up is as cheap.
@@ -12,9 +13,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
-use hmac::{Hmac, KeyInit, Mac};
 use parking_lot::Mutex;
-use sha2::Sha256;
+use sha2::{Digest, Sha256};
 
 /// So many threads rarely want the same shard.
 const SHARDS: usize = 16;
@@ -25,8 +25,8 @@ const MAX_USER: usize = 256;
 
 /// A bounded set of verdicts.
 pub(super) struct Verdicts {
-    /// With its key taken in already; each token goes on from a copy.
-    mac: Hmac<Sha256>,
+    /// Its key, a whole block, is taken in already; each token goes on from a copy.
+    keyed: Sha256,
     shards: [Mutex<Shard>; SHARDS],
 }
 
@@ -59,14 +59,11 @@ impl Verdicts {
         let mut key = [0; 64];
         getrandom::fill(&mut key)
             .expect("the operating system's generator does not fail once the process runs");
-        let mac = Hmac::new(&key.into());
-        Self { mac, shards: Default::default() }
+        Self { keyed: Sha256::new_with_prefix(key), shards: Default::default() }
     }
 
     pub(super) fn seal(&self, token: &str) -> Seal {
-        let mut mac = self.mac.clone();
-        mac.update(token.as_bytes());
-        Seal(mac.finalize().into_bytes().into())
+        Seal(self.keyed.clone().chain_update(token).finalize().into())
     }
 
     /// The user of a token that was accepted and still is.
