@@ -13,6 +13,7 @@ pub use self::coming::Expected;
 use crate::config::Limits;
 use crate::error::Error;
 use crate::http1::Activity;
+use crate::pieces::WORTH_A_PIECE;
 
 /// A full gateway drains in far less than a second, so that is when to come back.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -77,13 +78,13 @@ impl InFlight {
 
     /// In a crowd, waits until the other requests that the reactor has just brought have come as far. What they send goes out in one
     /// burst then, and its receiver, awake from the first of it, need not be woken again for each: waking somebody costs as much as
-    /// sending. Returns whether it waited.
-    pub(crate) async fn gather(&self) -> bool {
-        let in_a_crowd = self.requests() >= CROWD;
-        if in_a_crowd {
+    /// sending. With a large body, of so many bytes, it goes out while the processor's cache has it. Returns whether it waited.
+    pub(crate) async fn gather(&self, body: u64) -> bool {
+        let waits = self.requests() >= CROWD && body < WORTH_A_PIECE as u64;
+        if waits {
             tokio::task::yield_now().await;
         }
-        in_a_crowd
+        waits
     }
 
     /// Counts a response's bytes until they are taken. That is never refused, since what they answer has run: what is too much
@@ -124,8 +125,8 @@ impl Admission {
     }
 
     /// As [`InFlight::gather`].
-    pub(crate) async fn gather(&self) -> bool {
-        self.in_flight.gather().await
+    pub(crate) async fn gather(&self, body: u64) -> bool {
+        self.in_flight.gather(body).await
     }
 
     /// Its body did not come with its head, and is waited for.
@@ -164,12 +165,13 @@ mod tests {
         let in_flight = Arc::new(InFlight::default());
         let limits = Config::default().limits;
         let mut few: Vec<_> = (1..CROWD).map(|_| in_flight.enter(&limits).unwrap()).collect();
-        assert_eq!(in_flight.gather().now_or_never(), Some(false));
+        assert_eq!(in_flight.gather(0).now_or_never(), Some(false));
         few.push(in_flight.enter(&limits).unwrap());
-        let mut waiting = Box::pin(few[0].gather());
+        let mut waiting = Box::pin(few[0].gather(0));
         assert!(futures_util::poll!(&mut waiting).is_pending());
         assert!(waiting.await);
+        assert_eq!(in_flight.gather(1 << 20).now_or_never(), Some(false), "a large body");
         few.pop();
-        assert_eq!(in_flight.gather().now_or_never(), Some(false));
+        assert_eq!(in_flight.gather(0).now_or_never(), Some(false));
     }
 }

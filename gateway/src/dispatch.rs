@@ -127,7 +127,7 @@ impl Dispatcher {
             let traceparent = span.as_deref().map_or_else(|| trace.traceparent(), CallSpan::traceparent);
             let outgoing = write(self.pool.buffers.call(), call, offer, now, traceparent);
             // Before the replica is looked at once more, and its connection.
-            let now = if admission.gather().await { Instant::now() } else { now };
+            let now = if admission.gather(call.body.len()).await { Instant::now() } else { now };
             let (connection, started) = match self.pool.checkout(replica, &config.workers, now).await {
                 Ok(checked_out) => checked_out,
                 Err(error) if error.is_ours() => {
