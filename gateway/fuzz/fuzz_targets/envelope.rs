@@ -109,7 +109,7 @@ fuzz_target!(|data: &[u8]| {
                 delivery: None,
             };
             let mut out = Vec::new();
-            envelope::encode(&call, &handler.offers[0], &mut out);
+            envelope::encode(&call, &handler.offers[0], Instant::now(), &mut out);
             check(&out, &headers, &body, peer_is_trusted);
         }
     });
