@@ -153,6 +153,13 @@ impl Dispatcher {
                 handler.group.retries.deposit();
             }
             sent += 1;
+            let outgoing = if started == now {
+                outgoing
+            } else {
+                // Making the connection took of the time that the envelope says is left.
+                self.pool.buffers.put_call(outgoing.into_buffer());
+                write(self.pool.buffers.call(), call, offer, started, traceparent)
+            };
             let sending = Sending { connection, outgoing, slot, span, started };
             match self.attempt(sending, call, admission, config).await {
                 Attempt::Exchanged(Exchange::Answered(answer)) => {

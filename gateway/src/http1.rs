@@ -128,9 +128,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Source for Mutex<Wire<IO>> {
     }
 }
 
-/// Serves a connection to its end; `B` is what the service takes bodies as. Reading has no time limit while `activity` counts a request in progress. What a client does not
-/// take of a response at once is held with what `untaken` returns for its length. Must be polled within a tokio runtime that has its
-/// timer enabled.
+/// Serves a connection to its end; `B` is what the service takes bodies as. Reading has no time limit while `activity` counts a
+/// request in progress. What a client does not take of a response at once is held with what `untaken` returns for its length. Must be
+/// polled within a tokio runtime that has its timer enabled.
 ///
 /// A service's future is dropped when its client goes away before it is ready. A body that outlives its response is the connection's last.
 ///
