@@ -1,37 +1,43 @@
 //! Workers behind TLS and behind sockets of the file system.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use gearway_tests::tls::Certificate;
-use gearway_tests::{Gateway, Registration, Response, ScriptedWorker, wait};
-use serde_json::json;
+use gearway_tests::{Gateway, Registration, Request, Response, ScriptedWorker, wait};
+use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::io::{
+    AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader,
+};
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::expect;
 
+/// The body of the next call on a connection.
+async fn read_call(stream: &mut (impl AsyncBufRead + Unpin)) -> Option<Vec<u8>> {
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        if stream.read_line(&mut line).await.unwrap_or(0) == 0 {
+            return None;
+        }
+        if line == "\r\n" {
+            break;
+        }
+        if let Some(value) = line.strip_prefix("Content-Length: ") {
+            length = value.trim().parse().expect("a length");
+        }
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await.ok()?;
+    Some(body)
+}
+
 /// Answers every call on a connection: an init with one route, whatever else with a text or, in Skygear's dialect, its body.
 async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin) {
     let mut stream = BufReader::new(stream);
-    loop {
-        let mut length = 0;
-        loop {
-            let mut line = String::new();
-            if stream.read_line(&mut line).await.unwrap_or(0) == 0 {
-                return;
-            }
-            if line == "\r\n" {
-                break;
-            }
-            if let Some(value) = line.strip_prefix("Content-Length: ") {
-                length = value.trim().parse().expect("a length");
-            }
-        }
-        let mut body = vec![0; length];
-        if stream.read_exact(&mut body).await.is_err() {
-            return;
-        }
+    while let Some(body) = read_call(&mut stream).await {
         let is_init = body.windows(6).any(|six| six == b"\"init\"");
         let reply = match is_init {
             true => json!({"result": {"handler": [{"name": "legacy"}]}}),
@@ -160,4 +166,28 @@ async fn a_worker_may_listen_on_a_socket_in_an_allowed_folder() {
     let gateway = Gateway::start("").await;
     let refused = register(&gateway, "foo", &url).await.expect_status(422);
     assert!(refused.text().contains("allowed_urls"), "{refused:?}");
+}
+
+/// What it takes to connect, and to agree on keys, is not left to the handler.
+#[tokio::test]
+async fn the_worker_learns_what_is_left_once_it_is_connected() {
+    let certificate = Certificate::make();
+    let folder = written(&certificate);
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("https://localhost:{}/", listener.local_addr().expect("an address").port());
+    let gateway = Gateway::start(&trusting(folder.path())).await;
+    drop(register(&gateway, "foo", &url).await.expect_status(201));
+    let request = Request::post("/foo", "x").to_bytes(gateway.public_address());
+    let mut client = gateway.connect().await;
+    client.write(&request).await.expect("a connection");
+    let (stream, _) = listener.accept().await.expect("a connection");
+    // From here on the gateway waits for the handshake.
+    let since = Instant::now();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let waited = u64::try_from(since.elapsed().as_millis()).expect("not that long");
+    let stream = certificate.acceptor(None).accept(stream).await.expect("a handshake");
+    let call = read_call(&mut BufReader::new(stream)).await.expect("a call");
+    let envelope: Value = serde_json::from_slice(&call).expect("an envelope");
+    let left = envelope["context"]["timeout_ms"].as_u64();
+    assert!(left.is_some_and(|left| left <= 60_000 - waited), "{left:?} of 60000 after {waited}");
 }
