@@ -12,12 +12,21 @@ use tracing::error;
 use crate::store::StoreError;
 use crate::store::sqlite::SqliteFile;
 
+/// A part of a merge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Moves what has been written into the file.
+    Move,
+    /// Moves it and syncs the file, so that next to nothing is left to whoever ends the merge.
+    Sync,
+}
+
 /// A thread that merges when it is told to.
 #[derive(Debug)]
 pub(super) struct Merger {
     /// [`None`] once it is to end.
-    orders: Option<SyncSender<()>>,
-    outcomes: Receiver<Result<(), StoreError>>,
+    orders: Option<SyncSender<Step>>,
+    outcomes: Receiver<(Step, Result<(), StoreError>)>,
     is_busy: bool,
     thread: Option<JoinHandle<()>>,
 }
@@ -26,11 +35,15 @@ impl Merger {
     pub(super) fn start(file: SqliteFile) -> std::io::Result<Self> {
         // Never closed: closing a descriptor of a file gives up all locks that the process has on it, SQLite's among them.
         let synced = ManuallyDrop::new(File::open(file.path())?);
-        let (orders, ordered) = sync_channel::<()>(1);
+        let (orders, ordered) = sync_channel(1);
         let (finished, outcomes) = sync_channel(1);
         let run = move || {
-            while ordered.recv().is_ok() {
-                if finished.send(merge(&file, &synced)).is_err() {
+            while let Ok(step) = ordered.recv() {
+                let outcome = match step {
+                    Step::Move => file.checkpoint("PASSIVE"),
+                    Step::Sync => merge(&file, &synced),
+                };
+                if finished.send((step, outcome)).is_err() {
                     return;
                 }
             }
@@ -39,16 +52,15 @@ impl Merger {
         Ok(Self { orders: Some(orders), outcomes, is_busy: false, thread: Some(thread) })
     }
 
-    pub(super) fn begin(&mut self) {
-        if !self.is_busy
-            && let Some(orders) = &self.orders
-        {
-            self.is_busy = orders.send(()).is_ok();
-        }
+    /// Whether it begins; not while another step is being done.
+    pub(super) fn begin(&mut self, step: Step) -> bool {
+        let begins = !self.is_busy && self.orders.as_ref().is_some_and(|orders| orders.send(step).is_ok());
+        self.is_busy |= begins;
+        begins
     }
 
-    /// What came of it, once it has ended.
-    pub(super) fn ended(&mut self) -> Option<Result<(), StoreError>> {
+    /// What came of a step, once it has ended.
+    pub(super) fn ended(&mut self) -> Option<(Step, Result<(), StoreError>)> {
         let outcome = self.outcomes.try_recv().ok()?;
         self.is_busy = false;
         Some(outcome)

@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 use tracing::{error, warn};
 
-use super::merger::Merger;
+use super::merger::{Merger, Step};
 use super::queue::{Group, Pace};
 use super::{Answer, Append, Done, LogError, Record, Shared};
 use crate::config::Config;
@@ -23,6 +23,9 @@ use crate::store::sqlite::SqliteFile;
 const MERGE_AFTER: usize = 4 << 20;
 const PER_CHANGE: usize = 1536;
 const PER_COMMIT: usize = 3 * 4096;
+/// Bytes, counted in the same way, that are moved at a time: a few tenths of a millisecond of work. A scheduler lets a commit that is due wait
+/// for all of it on the same CPU, even while another one is idle.
+const MOVE_AFTER: usize = 256 << 10;
 /// Bytes, counted in the same way, that may be written before the file is measured: SQLite reads each question anew, as text.
 const MEASURE_AFTER: usize = 1 << 20;
 
@@ -36,6 +39,7 @@ pub(super) struct Writer {
     inbox: Arc<Inbox>,
     pace: Pace,
     since_merge: usize,
+    since_moved: usize,
     since_measured: usize,
     _dir: DataDir,
 }
@@ -63,6 +67,7 @@ impl Writer {
             inbox,
             pace,
             since_merge: 0,
+            since_moved: 0,
             since_measured: 0,
             _dir: dir,
         };
@@ -97,6 +102,7 @@ impl Writer {
                 let bytes: usize = appends.iter().map(|append| append.delivery.body.len()).sum();
                 let written = bytes + (appends.len() + records.len()) * PER_CHANGE + PER_COMMIT;
                 self.since_merge += written;
+                self.since_moved += written;
                 self.since_measured += written;
                 self.tell(appends, appended);
                 for ((record, answer), done) in records.into_iter().zip(done) {
@@ -235,18 +241,27 @@ impl Writer {
     /// The log begins afresh only when all of it is in the file. Most of it gets there beside the commits, so what is left for this
     /// thread is what came meanwhile.
     fn merge_if_due(&mut self) -> Result<(), StoreError> {
-        match self.merger.ended() {
-            Some(merged) => {
-                self.since_merge = 0;
-                let merged = merged.and_then(|()| self.file.checkpoint("PASSIVE"));
-                match merged {
-                    Err(error) if error.is_final() => return Err(error),
-                    Err(error) => warn!(%error, "the log of deliveries could not be merged into its file"),
-                    Ok(()) => {}
+        if let Some((step, outcome)) = self.merger.ended() {
+            let merged = match step {
+                Step::Move => outcome,
+                Step::Sync => {
+                    self.since_merge = 0;
+                    outcome.and_then(|()| self.file.checkpoint("PASSIVE"))
                 }
+            };
+            match merged {
+                Err(error) if error.is_final() => return Err(error),
+                Err(error) => warn!(%error, "the log of deliveries could not be merged into its file"),
+                Ok(()) => {}
             }
-            None if self.since_merge >= MERGE_AFTER => self.merger.begin(),
-            None => {}
+        }
+        let due = if self.since_merge >= MERGE_AFTER {
+            Some(Step::Sync)
+        } else {
+            (self.since_moved >= MOVE_AFTER).then_some(Step::Move)
+        };
+        if due.is_some_and(|step| self.merger.begin(step)) {
+            self.since_moved = 0;
         }
         Ok(())
     }
