@@ -118,7 +118,7 @@ function specOf(name, options) {
     refuse("timeoutMs must be a whole number of milliseconds, at least 1");
   }
   for (const [option, value] of Object.entries({ verify, delivery })) {
-    if (value !== undefined && (value === null || typeof value !== "object"))
+    if (value !== undefined && (value === null || typeof value !== "object" || Array.isArray(value)))
       refuse(`${option} must be an object`);
   }
   return {

@@ -298,6 +298,9 @@ test("handlers that cannot be registered are refused where they are written", ()
     [["b", { method: ["GET"] }, run], /no option method; there are methods/],
     [["b", { userRequired: "yes" }, run], /userRequired must be true or false/],
     [["b", { timeoutMs: 0 }, run], /timeoutMs must be/],
+    [["b", { verify: "stripe" }, run], /verify must be an object/],
+    [["b", { verify: ["stripe"] }, run], /verify must be an object/],
+    [["b", { delivery: null }, run], /delivery must be an object/],
   ];
   for (const [args, reason] of cases) {
     assert.throws(() => /** @type {any} */ (worker).handler(...args), reason);

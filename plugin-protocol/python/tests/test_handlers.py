@@ -115,6 +115,24 @@ def test_mistakes_are_told_where_they_are_made(worker: Worker) -> None:
         worker.mount("shop", lambda environ, start_response: [])
 
 
+@pytest.mark.parametrize("option", ["verify", "delivery"])
+@pytest.mark.parametrize("wrong", ["durable", ["durable"], 5, {"mode": b"durable"}, {"attempts": float("nan")}])
+def test_what_is_no_object_of_json_is_told_where_it_is_written(worker: Worker, option: str, wrong: Any) -> None:
+    options: dict[str, Any] = {option: wrong}
+    with pytest.raises(TypeError, match=f"'pay/stripe': {option} must be a dict"):
+        worker.handler("pay/stripe", **options)(print)
+    assert worker.routes == []
+
+
+@pytest.mark.parametrize("option", ["user_required", "key_required", "idempotent"])
+def test_what_is_yes_or_no_is_a_bool(worker: Worker, option: str) -> None:
+    options: dict[str, Any] = {option: "no"}
+    with pytest.raises(TypeError, match=f"'foo': {option} must be True or False, not 'no'"):
+        worker.handler("foo", **options)(print)
+    with pytest.raises(TypeError, match=f"'shop/': {option} must be True or False, not 'no'"):
+        worker.mount("shop/", lambda environ, start_response: [], **options)
+
+
 @dataclass
 class Point:
     x: int

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import json
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -34,6 +35,17 @@ class Route:
     verify: Mapping[str, Any] | None
     delivery: Mapping[str, Any] | None
     target: Target
+
+    def __post_init__(self) -> None:
+        """What cannot be written into a registration is told where the handler is, and not once a gateway is asked."""
+        for option in ("user_required", "key_required", "idempotent"):
+            value = getattr(self, option)
+            if not isinstance(value, bool):
+                raise TypeError(f"handler {self.name!r}: {option} must be True or False, not {value!r}")
+        for option in ("verify", "delivery"):
+            value = getattr(self, option)
+            if value is not None and not _is_object(value):
+                raise TypeError(f"handler {self.name!r}: {option} must be a dict that JSON can hold, not {value!r}")
 
     def registration(self) -> dict[str, Any]:
         fields: dict[str, Any] = {
@@ -194,6 +206,13 @@ def _methods(method: Iterable[str] | str) -> tuple[str, ...]:
     if unknown or not methods:
         raise ValueError(f"method must be some of {', '.join(METHODS)}, not {', '.join(unknown) or 'none'}")
     return methods
+
+
+def _is_object(value: object) -> bool:
+    try:
+        return isinstance(value, Mapping) and bool(json.dumps(dict(value), allow_nan=False))
+    except (TypeError, ValueError):
+        return False
 
 
 def _timeout_ms(timeout: float | timedelta | None) -> int | None:
