@@ -53,7 +53,7 @@ pub enum VerifyScheme {
     Shopify,
     /// `X-Twilio-Signature`, which signs the public URL.
     Twilio,
-    /// `webhook-signature`, as standardwebhooks.com describes it.
+    /// `webhook-signature`, as standardwebhooks.com describes it, or `svix-signature`, which is the same.
     StandardWebhooks,
     /// An HMAC in a header, as the other fields describe it.
     Hmac,

@@ -24,8 +24,8 @@ slack = ["8f742231b10e8888abcd99yyyzzz85a5", "0000000000"]
 shopify = ["hush", "old-hush"]
 twilio = ["12345", "67890"]
 standard = ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_b2xkLW9sZC1vbGQtb2xk"]
-asymmetric = "whpk_11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="
-hmac = "an hmac secret with spaces and ü"
+asymmetric = ["whpk_11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=", "whpk_PUAXw+hDiVqStwqnTRt+vJyYLM8uxJaMwM1V8Sr0Zgw="]
+hmac = ["an hmac secret with spaces and ü", "hmac-old"]
 [webhooks]
 public_url = "https://hooks.example.com"
 "#;
@@ -46,6 +46,10 @@ fn registration() -> Registration {
         .handler_with(hook("twilio", "twilio"))
         .handler_with(hook("standard", "standard-webhooks"))
         .handler_with(hook("asymmetric", "standard-webhooks"))
+        .handler_with(json!({"name": "hmac", "verify": {
+            "scheme": "hmac", "secret": "hmac", "header": "X-Sign", "prefix": "v1=", "algorithm": "sha512",
+            "timestamp_header": "X-Time", "content": "{timestamp}.{body}",
+        }}))
 }
 
 /// One webhook of each kind, as yet unsigned.
@@ -61,6 +65,9 @@ fn webhooks() -> Vec<Webhook> {
         Webhook::new("twilio", "12345", "/twilio?b=2", JSON_BODY),
         Webhook::new("twilio", "12345", "/twilio", ""),
         Webhook::new("standard-webhooks", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "/standard", JSON_BODY),
+        // Svix has names of its own for the standard's headers.
+        Webhook::new("svix", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "/standard", JSON_BODY),
+        Webhook::new("hmac", HMAC_SECRET, "/hmac", JSON_BODY),
         Webhook::new(
             "standard-webhooks",
             "whsk_nWGxne/9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A=",
@@ -204,9 +211,9 @@ async fn signed_times_count_as_the_libraries_have_it() {
     for webhook in webhooks() {
         for offset in [-100_000, -330, -270, 270, 330, 100_000] {
             let signed = providers.sign(&webhook, "msg_1", now() + offset).await;
-            // The libraries have no code for v1a: the specification says what holds for v1.
+            // The libraries have no code for v1a, nor for an HMAC of somebody's own: what holds for v1 holds there.
             let accepted = match webhook.target.as_str() {
-                "/asymmetric" => (-300..=300).contains(&offset),
+                "/asymmetric" | "/hmac" => (-300..=300).contains(&offset),
                 _ => providers.accepts(&signed).await,
             };
             match accepted {
@@ -214,6 +221,31 @@ async fn signed_times_count_as_the_libraries_have_it() {
                 false => setting.assert_refused(&signed).await,
             }
         }
+    }
+}
+
+#[tokio::test]
+async fn the_old_secret_of_every_scheme_will_do_and_no_other() {
+    let setting = Setting::start().await;
+    let mut providers = Providers::start().await;
+    for webhook in webhooks() {
+        let (old, other) = match webhook.target.split(['/', '?']).nth(1).unwrap_or_default() {
+            "stripe" => ("whsec_stripe_old", "whsec_stripe_other"),
+            "github" => ("github-old", "github-other"),
+            "slack" => ("0000000000", "0000000001"),
+            "shopify" => ("old-hush", "other-hush"),
+            "twilio" => ("67890", "67891"),
+            "standard" => ("whsec_b2xkLW9sZC1vbGQtb2xk", "whsec_b3RoZXItb3RoZXItb3RoZXI="),
+            "asymmetric" => (
+                "whsk_TM0Imyj/ltqdtsNG7BFOD1uKMZ81q6Yk2oz27U+4pvs=",
+                "whsk_b3RoZXJvdGhlcm90aGVyb3RoZXJvdGhlcm90aGVyb3Q=",
+            ),
+            "hmac" => ("hmac-old", "hmac-other"),
+            unknown => panic!("{unknown} has no old secret"),
+        };
+        let with = |secret| Webhook { secret, ..webhook.clone() };
+        setting.assert_accepted(&providers.sign(&with(old), "msg_1", now()).await).await;
+        setting.assert_refused(&providers.sign(&with(other), "msg_1", now()).await).await;
     }
 }
 
@@ -574,8 +606,9 @@ async fn what_is_kept_was_verified_and_is_known_by_the_provider_s_id() {
         let response = gateway.send(webhook.request()).await;
         invalid_signature(&response);
         assert!(response.header("x-gearway-delivery").is_none(), "{response:?}");
-        let signed = providers.sign(&webhook, "msg_1", stamp).await;
-        let again = providers.sign(&webhook, "msg_1", stamp - 1).await;
+        let id = format!("msg_{number}");
+        let signed = providers.sign(&webhook, &id, stamp).await;
+        let again = providers.sign(&webhook, &id, stamp - 1).await;
         let mut ids = Vec::new();
         for copy in [&signed, &again, &signed] {
             let response = gateway.send(copy.request()).await;
@@ -585,12 +618,13 @@ async fn what_is_kept_was_verified_and_is_known_by_the_provider_s_id() {
         assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
         let context = worker.call(number).await.envelope["context"]["delivery"].clone();
         let secret = webhook.target.trim_start_matches('/');
+        let scheme = if secret == "standard" { "standard-webhooks" } else { webhook.scheme };
         assert_eq!(context["id"], ids[0], "{context}");
         assert_eq!(
             context["verification"],
-            json!({"scheme": webhook.scheme, "secret": secret, "timestamp": stamp}),
+            json!({"scheme": scheme, "secret": secret, "timestamp": stamp}),
             "{context}"
         );
     }
-    assert_eq!(worker.calls().len(), 2, "copies run once");
+    assert_eq!(worker.calls().len(), 3, "copies run once");
 }

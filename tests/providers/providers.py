@@ -4,7 +4,8 @@ Each line of the input is a question, each line of the output its answer, both J
 "verify"), "scheme", "secret", "url" (as the provider was told), "form" (whether the body is one) and "body" (text);
 to sign also "id" and "timestamp", answered with "headers" and "url"; to verify also "headers", answered with "good".
 
-GitHub's library has nothing that signs and Shopify's nothing for webhooks: there the documentation's own lines sign.
+GitHub's library has nothing that signs and Shopify's nothing for webhooks: there the documentation's own lines sign. Where a
+handler describes an HMAC of its own ("hmac"), Python's does.
 """
 
 import base64
@@ -20,6 +21,7 @@ from gidgethub.sansio import validate_event
 from slack_sdk.signature import SignatureVerifier
 from standardwebhooks import Webhook
 from stripe import WebhookSignature
+from svix.webhooks import Webhook as SvixWebhook
 from twilio.request_validator import RequestValidator
 
 
@@ -112,6 +114,30 @@ def standard_verify(q):
     return True
 
 
+def svix_sign(q):
+    time = datetime.fromtimestamp(q["timestamp"], tz=timezone.utc)
+    signature = SvixWebhook(q["secret"]).sign(q["id"], time, q["body"])
+    return {"svix-id": q["id"], "svix-timestamp": str(q["timestamp"]), "svix-signature": signature}
+
+
+def svix_verify(q):
+    SvixWebhook(q["secret"]).verify(q["body"], q["headers"])
+    return True
+
+
+def hmac_digest(q, stamp):
+    return hmac.new(q["secret"].encode(), f"{stamp}.{q['body']}".encode(), hashlib.sha512).hexdigest()
+
+
+def hmac_sign(q):
+    stamp = str(q["timestamp"])
+    return {"X-Sign": f"v1={hmac_digest(q, stamp)}", "X-Time": stamp}
+
+
+def hmac_verify(q):
+    return hmac.compare_digest(f"v1={hmac_digest(q, q['headers']['X-Time'])}", q["headers"]["X-Sign"])
+
+
 SCHEMES = {
     "stripe": (stripe_sign, stripe_verify),
     "github": (github_sign, github_verify),
@@ -119,6 +145,8 @@ SCHEMES = {
     "shopify": (shopify_sign, shopify_verify),
     "twilio": (twilio_sign, twilio_verify),
     "standard-webhooks": (standard_sign, standard_verify),
+    "svix": (svix_sign, svix_verify),
+    "hmac": (hmac_sign, hmac_verify),
 }
 
 

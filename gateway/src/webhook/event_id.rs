@@ -7,8 +7,7 @@ use http::HeaderName;
 use serde::Deserialize;
 
 use super::headers::optional;
-use super::standard::WEBHOOK_ID;
-use super::{Rejected, WebhookRequest};
+use super::{Rejected, WebhookRequest, standard};
 
 pub(super) const X_GITHUB_DELIVERY: HeaderName = HeaderName::from_static("x-github-delivery");
 pub(super) const X_SHOPIFY_WEBHOOK_ID: HeaderName = HeaderName::from_static("x-shopify-webhook-id");
@@ -45,7 +44,7 @@ pub(super) fn find(scheme: VerifyScheme, request: &WebhookRequest<'_>) -> Result
         VerifyScheme::Github => header(&X_GITHUB_DELIVERY)?,
         VerifyScheme::Shopify => header(&X_SHOPIFY_WEBHOOK_ID)?,
         VerifyScheme::Twilio => header(&I_TWILIO_IDEMPOTENCY_TOKEN)?,
-        VerifyScheme::StandardWebhooks => header(&WEBHOOK_ID)?,
+        VerifyScheme::StandardWebhooks => header(standard::id_header(request.headers))?,
         VerifyScheme::Hmac => None,
     };
     Ok(id.filter(|id| !id.is_empty()).map(str::to_owned))

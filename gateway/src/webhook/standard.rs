@@ -1,8 +1,8 @@
-//! `webhook-signature`, as standardwebhooks.com describes it.
+//! `webhook-signature`, as standardwebhooks.com describes it, and as Svix sends it, under names of its own.
 
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use gearway_protocol::{HmacAlgorithm, SignatureEncoding};
-use http::HeaderName;
+use http::{HeaderMap, HeaderName};
 use smallvec::SmallVec;
 use subtle::Choice;
 
@@ -14,6 +14,20 @@ use crate::config::Secret;
 pub(super) const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 pub(super) const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 pub(super) const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
+
+/// What a sender calls its three headers.
+struct Names {
+    id: HeaderName,
+    timestamp: HeaderName,
+    signature: HeaderName,
+}
+
+static STANDARD: Names = Names { id: WEBHOOK_ID, timestamp: WEBHOOK_TIMESTAMP, signature: WEBHOOK_SIGNATURE };
+static SVIX: Names = Names {
+    id: HeaderName::from_static("svix-id"),
+    timestamp: HeaderName::from_static("svix-timestamp"),
+    signature: HeaderName::from_static("svix-signature"),
+};
 
 const SYMMETRIC: &str = "whsec_";
 const PUBLIC: &str = "whpk_";
@@ -45,6 +59,16 @@ impl Key {
     }
 }
 
+/// All three headers go by one sender's names, so that the id is the one that was signed.
+fn names(headers: &HeaderMap) -> &'static Names {
+    if headers.contains_key(&SVIX.id) && !headers.contains_key(&STANDARD.id) { &SVIX } else { &STANDARD }
+}
+
+/// The header with the id that is signed.
+pub(super) fn id_header(headers: &HeaderMap) -> &'static HeaderName {
+    &names(headers).id
+}
+
 /// Returns the signed time.
 pub(super) fn check(
     request: &WebhookRequest<'_>,
@@ -52,10 +76,11 @@ pub(super) fn check(
     tolerance: i64,
     now: i64,
 ) -> Result<i64, Rejected> {
-    let id = single(request.headers, &WEBHOOK_ID)?;
-    let stamp = single(request.headers, &WEBHOOK_TIMESTAMP)?;
-    let signatures = Signatures::parse(single(request.headers, &WEBHOOK_SIGNATURE)?)?;
-    let timestamp = seconds(stamp, &WEBHOOK_TIMESTAMP)?;
+    let names = names(request.headers);
+    let id = single(request.headers, &names.id)?;
+    let stamp = single(request.headers, &names.timestamp)?;
+    let signatures = Signatures::parse(single(request.headers, &names.signature)?, &names.signature)?;
+    let timestamp = seconds(stamp, &names.timestamp)?;
     recent(timestamp, tolerance, now)?;
     let parts = [id.as_bytes(), b".", stamp.as_bytes(), b".", request.body];
     let mut whole = None;
@@ -87,8 +112,8 @@ struct Signatures<'h> {
 
 impl<'h> Signatures<'h> {
     /// Other versions are passed over, so that a provider can add one.
-    fn parse(header: &'h str) -> Result<Self, Rejected> {
-        let wrong = || malformed(&WEBHOOK_SIGNATURE, "up to 16 signatures like v1,… with spaces between");
+    fn parse(header: &'h str, name: &HeaderName) -> Result<Self, Rejected> {
+        let wrong = || malformed(name, "up to 16 signatures like v1,… with spaces between");
         let mut signatures = Self { v1: SmallVec::new(), v1a: SmallVec::new() };
         for (count, item) in header.split(' ').enumerate() {
             let (version, signature) = item.split_once(',').ok_or_else(wrong)?;

@@ -174,6 +174,28 @@ fn standard_webhooks_example() {
     }
 }
 
+/// Otherwise an id that nobody signed could stand beside the one that is.
+#[test]
+fn svix_names_and_the_standard_s_do_not_mix() {
+    let config = config(&["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"]);
+    let spec = spec(VerifyScheme::StandardWebhooks);
+    let signed = Sent::signed(VerifyScheme::StandardWebhooks, b"{}", &config);
+    let mut svix = Sent::new(&[], "{}");
+    for part in ["id", "timestamp", "signature"] {
+        let value = signed.headers[&format!("webhook-{part}")].clone();
+        svix.headers.insert(HeaderName::try_from(format!("svix-{part}")).unwrap(), value);
+    }
+    assert_eq!(svix.verified(&spec, &config).event_id, signed.verified(&spec, &config).event_id);
+    svix.headers.append("svix-id", HeaderValue::from_static("other"));
+    assert_eq!(svix.rejected(&spec, &config), Rejected::Repeated(HeaderName::from_static("svix-id")));
+    svix.headers.remove("svix-id");
+    svix.headers.insert("webhook-id", signed.headers["webhook-id"].clone());
+    let missing = Rejected::Missing(HeaderName::from_static("webhook-timestamp"));
+    assert_eq!(svix.rejected(&spec, &config), missing);
+    svix.headers.insert("svix-id", HeaderValue::from_static("other"));
+    assert_eq!(svix.rejected(&spec, &config), missing);
+}
+
 #[test]
 fn stripe_headers_have_one_time_and_some_signatures() {
     let config = config(&["secret"]);
