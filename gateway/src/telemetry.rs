@@ -28,6 +28,8 @@ use self::watched::{CounterByWord, Gauge, GaugeByWord, GaugeByWorker, Named};
 
 /// The tracing target of the one event that each relayed request ends with.
 pub const ACCESS: &str = "gearway::access";
+/// The tracing target of the one event that each attempt to deliver a stored webhook ends with.
+pub const ATTEMPTS: &str = "gearway::delivery::attempt";
 
 /// What [`Metrics::encode`] writes, for the `Content-Type` header.
 pub const METRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

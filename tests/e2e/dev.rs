@@ -81,6 +81,34 @@ async fn routes_requests_and_errors_are_shown_and_a_changed_file_restarts_the_wo
     assert!(!dev.lines().iter().any(|line| line.contains('\u{1b}')), "no colours off a terminal");
 }
 
+/// The sender's 200 says nothing about the handler of a stored webhook.
+#[tokio::test]
+async fn what_becomes_of_a_stored_webhook_is_shown() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let worker = binaries::path("delivery-worker").to_str().expect("UTF-8");
+    let ledger = folder.path().join("ledger").to_str().expect("UTF-8").to_owned();
+    let command = format!("test -e told && export LEDGER='{ledger}'; exec '{worker}'");
+    let (dev, public) = dev(folder.path(), &["sh", "-c", &command]).await;
+    shown(&dev, "/hook").await;
+    let response = Request::post("/hook", "x").send(public).await;
+    assert_eq!(response.status, 200, "{response:?}");
+    let id = response.header("x-gearway-delivery").expect("an id").to_owned();
+    let of = format!("attempt 1 of delivery {id}  worker ");
+    dev.wait_for_line("the failure", |line| {
+        (line.starts_with("400 POST   /hook  ") && line.contains(&of) && line.contains(", again at "))
+            .then_some(())
+    })
+    .await;
+    // Now the handler works.
+    fs::write(folder.path().join("told"), "").expect("a file");
+    dev.wait_for_line("the delivery", |line| {
+        (line.starts_with("200 POST   /hook  ") && line.contains(&format!(" of delivery {id}  worker ")))
+            .then_some(())
+    })
+    .await;
+    end(&dev).await;
+}
+
 /// As when its terminal is closed.
 #[tokio::test]
 async fn a_hang_up_ends_it_with_all_that_it_started() {

@@ -183,7 +183,9 @@ impl Gateway {
             }
         }
         let wanted = env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned());
-        command.env("RUST_LOG", format!("{wanted},gearway::serve=info,{}=debug", telemetry::ACCESS));
+        let shown =
+            [telemetry::ACCESS, telemetry::ATTEMPTS].map(|target| format!("{target}=debug")).join(",");
+        command.env("RUST_LOG", format!("{wanted},gearway::serve=info,{shown}"));
         command.stderr(std::process::Stdio::piped());
         let mut process = Process::start(command).context("cannot start the gateway")?;
         let stderr = process.stderr().context("the gateway has no standard error")?;

@@ -196,7 +196,7 @@ fn route_rows(answer: &Value) -> Vec<[Value; 9]> {
 }
 
 /// What callers must present.
-fn auth(method: &Value) -> String {
+pub(super) fn auth(method: &Value) -> String {
     let mut wanted = Vec::new();
     match (method["key_required"] == true, method["user_required"] == true) {
         (_, true) => wanted.push("user"),

@@ -31,6 +31,7 @@ use crate::pieces::Pieces;
 use crate::registry::HandlerTimeout;
 use crate::route::Found;
 use crate::store::StoreError;
+use crate::telemetry::ATTEMPTS;
 use crate::trace::Trace;
 
 /// How much of an answer is kept for people to look at.
@@ -320,14 +321,14 @@ fn log(id: Id, delivery: &Delivery, attempt: &AttemptRecord, next: Next) {
     let request_id = &*delivery.request_id;
     match next {
         Next::Delivered => {
-            debug!(delivery = %id, request_id, route = path, method, attempt = number, outcome, status, took_ms, "delivered");
+            debug!(target: ATTEMPTS, delivery = %id, request_id, route = path, method, attempt = number, outcome, status, took_ms, "delivered");
         }
         Next::Due(at) => {
             let due_at = rfc3339(at);
-            info!(delivery = %id, request_id, route = path, method, attempt = number, outcome, status, took_ms, due_at, "delivery failed, and is tried again");
+            info!(target: ATTEMPTS, delivery = %id, request_id, route = path, method, attempt = number, outcome, status, took_ms, due_at, "delivery failed, and is tried again");
         }
         Next::Dead => {
-            warn!(delivery = %id, request_id, route = path, method, attempt = number, outcome, status, took_ms, "delivery failed for good: a dead letter");
+            warn!(target: ATTEMPTS, delivery = %id, request_id, route = path, method, attempt = number, outcome, status, took_ms, "delivery failed for good: a dead letter");
         }
     }
 }

@@ -3,6 +3,7 @@ use serde_json::Value;
 use tokio::io::{BufReader, Lines};
 use tokio::process::ChildStderr;
 
+use crate::cli::operate::auth;
 use crate::cli::output::{self, Colour, cell, paint, printable};
 
 /// Shows what a gateway's log says, until it ends. It is read to its end also when nobody looks any more.
@@ -28,6 +29,7 @@ fn read(line: &str) -> Option<String> {
         return Some(request(&event));
     }
     match event["level"].as_str() {
+        Some("DEBUG" | "INFO") if event["target"] == telemetry::ATTEMPTS => Some(attempt(&event)),
         Some("WARN") => Some(told(Colour::Yellow, "warning", &event)),
         Some("ERROR") => Some(told(Colour::Red, "error", &event)),
         Some(_) | None => None,
@@ -59,6 +61,26 @@ fn request(event: &Value) -> String {
     }
     if event["error"].is_string() {
         line.push_str(&format!("\n    {}", paint(status_colour(status), &cell(&event["error"]))));
+    }
+    line
+}
+
+/// What became of a stored webhook after its sender was answered: nobody but the gateway hears the handler then.
+fn attempt(event: &Value) -> String {
+    let outcome = match event["status"].as_u64() {
+        Some(status) => paint(status_colour(status), &status.to_string()),
+        None => paint(Colour::Red, &cell(&event["outcome"])),
+    };
+    let of = format!("attempt {} of delivery {}", cell(&event["attempt"]), cell(&event["delivery"]));
+    let mut line = format!(
+        "{outcome} {:<6} {}  {}  worker {} ms",
+        cell(&event["method"]),
+        cell(&event["route"]),
+        paint(Colour::Faint, &of),
+        cell(&event["took_ms"])
+    );
+    if event["due_at"].is_string() {
+        line.push_str(&format!(", again at {}", cell(&event["due_at"])));
     }
     line
 }
@@ -127,22 +149,16 @@ pub(super) fn routes(answer: &Value) -> Vec<[Value; 5]> {
     let mut rows = Vec::new();
     for route in answer["routes"].as_array().into_iter().flatten() {
         let methods = route["methods"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let fields =
-            |method: &Value| ["owner", "key_required", "user_required"].map(|name| method[name].clone());
+        let fields = |method: &Value| [method["owner"].clone(), auth(method).into()];
         let mut kinds: Vec<_> = methods.iter().map(fields).collect();
         kinds.dedup();
         for kind in kinds {
             let own: Vec<_> = methods.iter().filter(|method| fields(method) == kind).collect();
             let names: Vec<_> = own.iter().map(|method| cell(&method["method"])).collect();
             let absent = own.iter().all(|method| method["replicas"] == 0);
-            let [owner, key, user] = kind;
-            let wants = match (key == true, user == true) {
-                (_, true) => "user",
-                (true, false) => "key",
-                (false, false) => "-",
-            };
+            let [owner, wants] = kind;
             let state = if absent { "away" } else { "live" };
-            rows.push([names.join(" ").into(), route["path"].clone(), owner, wants.into(), state.into()]);
+            rows.push([names.join(" ").into(), route["path"].clone(), owner, wants, state.into()]);
         }
     }
     rows
@@ -171,6 +187,25 @@ mod tests {
             "target": "gearway::access", "method": "GET", "path": "/\u{1b}[2J", "status": 404, "duration_ms": 0.1,
         });
         assert_eq!(read(&unmatched.to_string()).unwrap(), "404 GET    /\\u{1b}[2J  no route  gateway 0.1 ms");
+    }
+
+    #[test]
+    fn an_attempt_to_deliver_becomes_a_line() {
+        let mut event = json!({
+            "level": "DEBUG", "target": "gearway::delivery::attempt", "message": "delivered", "delivery": "1a22", "method": "POST",
+            "route": "/pay/stripe", "attempt": 2, "outcome": "delivered", "status": 200, "took_ms": 7,
+        });
+        let line = "200 POST   /pay/stripe  attempt 2 of delivery 1a22  worker 7 ms";
+        assert_eq!(read(&event.to_string()).unwrap(), line);
+        event["level"] = "INFO".into();
+        event["outcome"] = "too_slow".into();
+        event["status"] = Value::Null;
+        event["due_at"] = "2026-11-28T10:51:37.793Z".into();
+        let line = line.replace("200 ", "too_slow ") + ", again at 2026-11-28T10:51:37.793Z";
+        assert_eq!(read(&event.to_string()).unwrap(), line);
+        // A dead letter is a warning.
+        event["level"] = "WARN".into();
+        assert!(read(&event.to_string()).unwrap().starts_with("warning: delivered"));
     }
 
     #[test]
@@ -203,11 +238,23 @@ mod tests {
                 "method": method, "owner": owner, "key_required": false, "user_required": false, "replicas": replicas,
             })
         };
+        let mut signed = method("POST", "a", 1);
+        signed["key_required"] = true.into();
+        signed["verify"] = json!([{"scheme": "stripe", "secret": "live"}]);
         let answer = json!({"routes": [
             {"path": "/foo/", "methods": [method("GET", "a", 1), method("POST", "a", 1), method("PUT", "b", 0)]},
+            {"path": "/pay", "methods": [method("GET", "a", 1), signed]},
         ]});
         let rows: Vec<String> =
             routes(&answer).iter().map(|row| row.each_ref().map(cell).join(" ")).collect();
-        assert_eq!(rows, ["GET POST /foo/ a - live", "PUT /foo/ b - away"]);
+        assert_eq!(
+            rows,
+            [
+                "GET POST /foo/ a - live",
+                "PUT /foo/ b - away",
+                "GET /pay a - live",
+                "POST /pay a key stripe live"
+            ]
+        );
     }
 }
