@@ -68,10 +68,72 @@ export interface HandlerOptions {
   timeoutMs?: number;
   /** Whether running the handler twice does no harm, so that a call with an unknown outcome may be repeated. */
   idempotent?: boolean;
-  /** How the gateway verifies a webhook's signature, in the registration's own words. */
-  verify?: Record<string, unknown>;
-  /** How the gateway delivers a webhook, in the registration's own words. */
-  delivery?: Record<string, unknown>;
+  /** How the gateway checks a webhook's signature. */
+  verify?: VerifySpec;
+  /** How the gateway keeps and delivers a webhook. */
+  delivery?: DeliverySpec;
+}
+
+/** Goes to the gateway as it is. */
+export interface VerifySpec {
+  scheme: "stripe" | "github" | "slack" | "shopify" | "twilio" | "standard-webhooks" | "hmac";
+  /** A name under `[secrets]` in the gateway's configuration. */
+  secret: string;
+  /** Seconds that the signed time may be away from the gateway's clock; 300 by default. */
+  tolerance_s?: number;
+  /** The header with the signature. This and what follows is for the scheme `hmac` only, which needs it. */
+  header?: string;
+  /** What stands before the signature in its header, as `sha256=`. */
+  prefix?: string;
+  /** `hex` by default. */
+  encoding?: "hex" | "base64";
+  /** `sha256` by default. */
+  algorithm?: "sha1" | "sha256" | "sha512";
+  /** The header with the signed time, in seconds or milliseconds. */
+  timestamp_header?: string;
+  /** What is signed: `{body}` by default, with a `timestamp_header` also `{timestamp}`. */
+  content?: string;
+}
+
+/** Goes to the gateway as it is. */
+export interface DeliverySpec {
+  /**
+   * `sync` keeps nothing, and is the default; `durable` keeps the request on disk, acknowledges it, then delivers it;
+   * `deadline` relays the answer if it comes within `ack_after_ms`, and acknowledges otherwise.
+   */
+  mode?: "sync" | "durable" | "deadline";
+  /** 2500 by default. */
+  ack_after_ms?: number;
+  /** What the sender gets for a request that is on disk: 200 and `ok` by default. */
+  ack?: { status?: number; body?: unknown };
+  /** How often the handler is called at most; 12 by default. */
+  attempts?: number;
+  /** `auto` (the id that the scheme knows) by default, `off`, or the name of a header. */
+  dedup?: string;
+  /** Seconds in which the same id is the same event; 259200, three days, by default. */
+  dedup_window_s?: number;
+}
+
+/** Which delivery of the gateway's log a call is an attempt of. */
+export interface Delivery {
+  /** The same in every attempt, and what the sender saw as `X-Gearway-Delivery`. */
+  readonly id: string;
+  /** 1 for the first. */
+  readonly attempt: number;
+  /** When the request was received: RFC 3339, in UTC. */
+  readonly received_at: string;
+  /** The id of the delivery that this one repeats, because an operator asked for it. */
+  readonly replay_of: string | null;
+  /** What the signature told; null for a handler without `verify`. */
+  readonly verification: Verification | null;
+}
+
+export interface Verification {
+  readonly scheme: string;
+  /** The secret's name. */
+  readonly secret: string;
+  /** The signed time in seconds since 1970, for schemes that sign one. */
+  readonly timestamp: number | null;
 }
 
 /** What the gateway knows about a request, beside the request. */
@@ -111,8 +173,8 @@ export interface Call {
   readonly tracestate: string | null;
   /** The headers with which a request that the handler sends belongs to the same trace. */
   readonly traceHeaders: Readonly<{ traceparent?: string; tracestate?: string }>;
-  /** Of a webhook's delivery: which one, and which attempt. */
-  readonly delivery: Readonly<Record<string, unknown>> | null;
+  /** Of a webhook that the gateway keeps: which delivery, and which attempt. */
+  readonly delivery: Delivery | null;
 }
 
 /** Skygear's codes by name. */
@@ -219,7 +281,10 @@ export interface TestRequestInit extends RequestInit {
   accessKeyType?: AccessKeyType;
 }
 
-/** Calls a worker's handlers in this process, by the gateway's rules: names, methods, credentials, redirects, errors. */
+/**
+ * Calls a worker's handlers in this process, by the gateway's rules: names, methods, credentials, redirects, errors. A
+ * handler with `delivery` is told of a first attempt, and what it returns is the answer; signatures are not checked.
+ */
 export interface TestClient {
   /** As the global `fetch`; `target` may be a path. Redirects are not followed. */
   fetch(target: string | URL | Request, init?: TestRequestInit): Promise<Response>;

@@ -21,10 +21,9 @@ log = logging.getLogger("stripe_webhook")
 )
 def paid(request: gearway.Request) -> str:
     event = request.get_json()
-    context = gearway.current_context()
-    delivery = context.delivery if context and context.delivery else {}
+    delivery = request.context.delivery
     # Stripe may send an event twice; the gateway calls once for each id. Whatever is raised here is tried again.
-    log.info("took %s, attempt %s", event["type"], delivery.get("attempt"))
+    log.info("took %s, attempt %s", event["type"], delivery["attempt"] if delivery else "-")
     return "taken"
 
 

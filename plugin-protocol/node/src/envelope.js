@@ -11,7 +11,7 @@
  * @property {string | null} userId
  * @property {import("../index.js").AccessKeyType | null} accessKeyType
  * @property {number | undefined} timeoutMs
- * @property {Record<string, unknown> | null} delivery
+ * @property {import("../index.js").Delivery | null} delivery
  *
  * @typedef {object} Param
  * @property {string} method
@@ -91,7 +91,7 @@ function read(text, cut) {
       userId: context.user_id == null ? null : string(context.user_id, "context.user_id"),
       accessKeyType: accessKeyType(context.access_key_type),
       timeoutMs: timeout(context.timeout_ms),
-      delivery: context.delivery == null ? null : object(context.delivery, "context.delivery"),
+      delivery: delivery(context.delivery),
     },
     param: {
       method: string(param.method, "param.method"),
@@ -132,6 +132,15 @@ function accessKeyType(value) {
   if (value == null) return null;
   if (value === "client" || value === "master") return value;
   throw new NotAnEnvelope("context.access_key_type must be client or master");
+}
+
+/**
+ * Its fields are the gateway's to get right.
+ * @param {unknown} value
+ */
+function delivery(value) {
+  const told = value == null ? null : /** @type {unknown} */ (object(value, "context.delivery"));
+  return /** @type {import("../index.js").Delivery | null} */ (told);
 }
 
 /** @param {unknown} value */

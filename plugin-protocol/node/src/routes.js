@@ -11,8 +11,8 @@ import { Pattern } from "./pattern.js";
  * @property {boolean} user_required
  * @property {number} [timeout_ms]
  * @property {boolean} idempotent
- * @property {Record<string, unknown>} [verify]
- * @property {Record<string, unknown>} [delivery]
+ * @property {import("../index.js").VerifySpec} [verify]
+ * @property {import("../index.js").DeliverySpec} [delivery]
  *
  * @typedef {{ spec: HandlerSpec, pattern: Pattern, run: HandlerFunction }} Route
  */

@@ -69,6 +69,7 @@ export class TestClient {
         user_id: userId,
         access_key_type: key,
         timeout_ms: spec.timeout_ms ?? DEFAULT_TIMEOUT_MS,
+        delivery: deliveryOf(spec),
       },
       param: {
         method: request.method,
@@ -100,6 +101,24 @@ export class TestClient {
     );
     return known ? redirect(method, `${rawPath}/`, queryString) : Response.json({ result: { status: "OK" } });
   }
+}
+
+/**
+ * What a gateway says of the first attempt; the signature, which the test would have to make, counts as good.
+ *
+ * @param {import("./routes.js").HandlerSpec} spec
+ * @returns {import("../index.js").Delivery | undefined}
+ */
+function deliveryOf({ verify, delivery }) {
+  if ((delivery?.mode ?? "sync") === "sync") return undefined;
+  return {
+    id: "test",
+    attempt: 1,
+    received_at: "2000-01-01T00:00:00.000Z",
+    replay_of: null,
+    verification:
+      verify === undefined ? null : { scheme: verify.scheme, secret: verify.secret, timestamp: null },
+  };
 }
 
 /**

@@ -242,6 +242,23 @@ test("the test client presents users and keys by the gateway's rules", async () 
   assert.equal((await keyed.fetch("/a/", { accessKeyType: "client" })).status, 200);
 });
 
+test("the test client tells of a first attempt to deliver", async () => {
+  const worker = new Worker();
+  const verify = /** @type {const} */ ({ scheme: "github", secret: "hub" });
+  const told = (/** @type {unknown} */ _, /** @type {import("gearway").Call} */ call) => call.delivery;
+  worker.handler("plain", { verify }, told);
+  worker.handler("sync", { delivery: { mode: "sync" } }, told);
+  worker.handler("kept", { delivery: { mode: "deadline" } }, told);
+  worker.handler("signed", { verify, delivery: { mode: "durable" } }, told);
+  const answer = async (/** @type {string} */ path) =>
+    jsonOf(await worker.testClient().fetch(path, { method: "POST" }));
+  assert.equal(await answer("/plain"), null);
+  assert.equal(await answer("/sync"), null);
+  const kept = { id: "test", attempt: 1, received_at: "2000-01-01T00:00:00.000Z", replay_of: null };
+  assert.deepEqual(await answer("/kept"), { ...kept, verification: null });
+  assert.deepEqual(await answer("/signed"), { ...kept, verification: { ...verify, timestamp: null } });
+});
+
 test("names, methods and redirects", async () => {
   const worker = new Worker({ logger: new Log() });
   worker.handler("foo", () => "foo");

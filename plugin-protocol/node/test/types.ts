@@ -31,6 +31,18 @@ handler("foo", { method: ["GET"] }, () => "");
 // @ts-expect-error no function
 handler("foo", {});
 
+handler(
+  "pay/stripe",
+  { verify: { scheme: "stripe", secret: "live" }, delivery: { mode: "durable", ack: { body: { ok: true } } } },
+  (_request, { delivery }) => [(delivery?.attempt ?? 0) + 1, delivery?.verification?.scheme.toUpperCase()],
+);
+// @ts-expect-error a scheme that there is not
+handler("foo", { verify: { scheme: "stripy", secret: "live" } }, () => "");
+// @ts-expect-error a secret has to be named
+handler("foo", { verify: { scheme: "stripe" } }, () => "");
+// @ts-expect-error the wire's words, and not JavaScript's
+handler("foo", { delivery: { mode: "durable", ackAfterMs: 5 } }, () => "");
+
 export function mounts(app: Hono): void {
   mount("shop/", app);
   mount("shop/", { keyRequired: true }, app);

@@ -291,6 +291,8 @@ client_keys = ["client-key"]
 master_keys = ["master-key"]
 [workers]
 lease = "3s"
+[secrets]
+hook = "hook-secret"
 """
         )
         self.process = Process([self._binary, "serve", "--config", str(config)], {}, self._folder)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import http.client
+import json
 import signal
 import threading
 from collections.abc import Callable
@@ -252,3 +255,56 @@ def test_the_trace_goes_on(gateway: Gateway, tmp_path: Path) -> None:
     version, same, other, flags = passed_on["traceparent"].split("-")
     assert (version, same, flags) == ("00", trace, "01")
     assert other != span
+
+
+HOOKS = """
+import json, gearway
+
+def hook(name):
+    return gearway.handler(
+        name, method="POST", verify={"scheme": "github", "secret": "hook"}, delivery={"mode": "durable", "dedup": "off"}
+    )
+
+def seen(request):
+    print("seen", json.dumps([request.path, request.context.delivery]))
+    return request.context.delivery["attempt"]
+
+@hook("waits")
+def waits(request):
+    return ("later", 503, {"Retry-After": "0"}) if seen(request) < 3 else None
+
+@hook("gone")
+async def gone(request):
+    seen(request)
+    return gearway.Response("gone", status=410)
+"""
+
+
+def test_webhooks_are_delivered_until_the_handler_takes_them(gateway: Gateway, tmp_path: Path) -> None:
+    app = tmp_path / "hooks.py"
+    app.write_text(HOOKS)
+    signature = "sha256=" + hmac.new(b"hook-secret", b"{}", hashlib.sha256).hexdigest()
+    ids = {}
+    with worker_process(app, gateway.admin_url) as worker:
+        worker.wait_for_line("registered as hooks")
+        assert gateway.request("POST", "/waits", b"{}", {"X-Hub-Signature-256": "sha256=0"}).status == 401
+        for path in ("/waits", "/gone"):
+            answer = gateway.request("POST", path, b"{}", {"X-Hub-Signature-256": signature})
+            assert (answer.status, answer.body) == (200, b"ok")
+            ids[path] = answer.headers["x-gearway-delivery"]
+        worker.wait_for_line('seen ."/waits".*"attempt": 3')
+        worker.wait_for_line('seen ."/gone"')
+        assert worker.stop() == 0
+        seen = [json.loads(line.removeprefix("seen ")) for line in worker.lines if line.startswith("seen ")]
+    for path, attempts in (("/waits", [1, 2, 3]), ("/gone", [1])):
+        deliveries = [delivery for called, delivery in seen if called == path]
+        assert [delivery["attempt"] for delivery in deliveries] == attempts
+        for delivery in deliveries:
+            assert delivery["received_at"].endswith("Z")
+            assert delivery == {
+                "id": ids[path],
+                "attempt": delivery["attempt"],
+                "received_at": deliveries[0]["received_at"],
+                "replay_of": None,
+                "verification": {"scheme": "github", "secret": "hook", "timestamp": None},
+            }

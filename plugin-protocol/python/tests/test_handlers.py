@@ -55,7 +55,7 @@ def test_the_decorators_parameters_are_the_seeds(worker: Worker) -> None:
 
 
 def test_options_reach_the_registration(worker: Worker) -> None:
-    delivery = {"mode": "durable"}
+    delivery: gearway.DeliverySpec = {"mode": "durable"}
     worker.handler(
         "pay/stripe",
         method="post",
@@ -415,6 +415,39 @@ def test_the_whole_context(worker: Worker, client: Client) -> None:
     assert client.get("/foo").json == ["test", None, None, 1000]
     assert client.get("/foo", access_key_type="master").json == ["test", None, "master", 1000]
     assert client.get("/foo", user_id="bob").json == ["test", "bob", "client", 1000]
+
+
+def test_a_stored_webhook_s_context(worker: Worker, client: Client) -> None:
+    def delivery(request: Request) -> object:
+        return request.context.delivery
+
+    worker.handler("plain", verify={"scheme": "github", "secret": "github"})(delivery)
+    worker.handler("sync", delivery={"mode": "sync"})(delivery)
+    worker.handler("kept", delivery={"mode": "deadline"})(delivery)
+    worker.handler("signed", verify={"scheme": "github", "secret": "hub"}, delivery={"mode": "durable"})(delivery)
+    assert client.post("/plain").json is None
+    assert client.post("/sync").json is None
+    kept = {"id": "test", "attempt": 1, "received_at": "2000-01-01T00:00:00.000Z", "replay_of": None}
+    assert client.post("/kept").json == {**kept, "verification": None}
+    verification = {"scheme": "github", "secret": "hub", "timestamp": None}
+    assert client.post("/signed").json == {**kept, "verification": verification}
+
+
+def test_type_checkers_know_the_fields_of_webhooks(worker: Worker) -> None:
+    """mypy, which runs over this, tells of a comment that ignores no error."""
+
+    @worker.handler(
+        "a", verify={"scheme": "stripe", "secret": "live"}, delivery={"mode": "durable", "ack": {"body": 1}}
+    )
+    def first(request: Request) -> str:
+        delivery = request.context.delivery
+        if delivery is None or delivery["verification"] is None:
+            return ""
+        return f"{delivery['attempt'] + 1} {delivery['verification']['scheme'].upper()}"
+
+    worker.handler("b", verify={"scheme": "stripy", "secret": "live"})(print)  # type: ignore[arg-type]
+    worker.handler("c", verify={"scheme": "stripe"})(print)  # type: ignore[arg-type]
+    worker.handler("d", delivery={"mod": "durable"})(print)  # type: ignore[arg-type]
 
 
 def test_callables_of_every_kind(worker: Worker, client: Client) -> None:

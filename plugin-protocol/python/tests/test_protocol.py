@@ -33,7 +33,9 @@ def held(request):
     with open(os.environ["HOLD"]) as pipe:
         return pipe.read()
 
-@gearway.handler("echo", method="POST", key_required=True, timeout=1.5, idempotent=True, verify={"scheme": "github"})
+SIGNED = {"scheme": "github", "secret": "a"}
+
+@gearway.handler("echo", method="POST", key_required=True, timeout=1.5, idempotent=True, verify=SIGNED)
 async def echo(request):
     return request.get_data()
 
@@ -85,7 +87,7 @@ def test_registers_what_the_file_has(app: Path, fake_gateway: FakeGateway) -> No
                     "user_required": False,
                     "timeout_ms": 1500,
                     "idempotent": True,
-                    "verify": {"scheme": "github"},
+                    "verify": {"scheme": "github", "secret": "a"},
                 },
                 {"name": "boom", "methods": ["GET", "POST", "PUT"], **plain},
                 {"name": "exit", "methods": ["GET", "POST", "PUT"], **plain},

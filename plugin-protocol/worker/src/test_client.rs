@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gearway_protocol::{
-    AccessKeyType, Context, Envelope, ErrorCode, HandlerError as ToldError, HandlerResult, Headers, Kind,
-    Param, Reply,
+    AccessKeyType, Context, Delivery, DeliveryMode, Envelope, ErrorCode, HandlerError as ToldError,
+    HandlerResult, HandlerSpec, Headers, Kind, Param, Reply, Verification,
 };
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use percent_encoding::percent_decode_str;
@@ -16,7 +16,8 @@ use crate::pattern::Pattern;
 use crate::wire::{self, canonical_case, latin1};
 
 /// Calls a worker's handlers in this process: each request becomes an envelope, and each reply a response, as a
-/// gateway makes them. Names, methods, credentials, redirects and errors follow its rules.
+/// gateway makes them. Names, methods, credentials, redirects and errors follow its rules. A handler with
+/// [`delivery`](crate::Route::delivery) is told of a first attempt, and what it returns is the answer; signatures are not checked.
 ///
 /// ```
 /// # use gearway_worker::{Method, Settings, Worker, handler};
@@ -184,7 +185,7 @@ impl TestRequest {
                 user_id: self.user_id.take(),
                 access_key_type: self.access_key_type,
                 timeout_ms: Some(spec.timeout_ms.unwrap_or(60_000)),
-                delivery: None,
+                delivery: delivery(spec),
             },
             param: Param {
                 method: self.method.to_string(),
@@ -250,6 +251,23 @@ impl TestRequest {
             Err(_) => failure(ErrorCode::BAD_REQUEST, "the path cannot be redirected"),
         }
     }
+}
+
+/// What a gateway says of the first attempt; the signature, which the test would have to make, counts as good.
+fn delivery(spec: &HandlerSpec) -> Option<Delivery> {
+    spec.delivery.as_ref().filter(|delivery| delivery.mode != DeliveryMode::Sync)?;
+    let verification = spec.verify.as_ref().map(|verify| Verification {
+        scheme: verify.scheme.as_str().to_owned(),
+        secret: verify.secret.clone(),
+        timestamp: None,
+    });
+    Some(Delivery {
+        id: "test".to_owned(),
+        attempt: 1,
+        received_at: "2000-01-01T00:00:00.000Z".to_owned(),
+        replay_of: None,
+        verification,
+    })
 }
 
 impl IntoFuture for TestRequest {

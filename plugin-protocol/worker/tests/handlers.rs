@@ -6,9 +6,10 @@ use std::collections::HashMap;
 
 use gearway_worker::http::{self, HeaderValue};
 use gearway_worker::{
-    AccessKeyType, Bytes, CurrentUser, ErrorCode, Form, FromRequest, HandlerError, HeaderMap, IntoReply,
-    Json, Method, Path, Query, Reply, Request, Settings, State, StatusCode, TestClient, Worker,
-    current_request, current_user_id, handler, with_current_request,
+    AccessKeyType, Bytes, CurrentUser, DeliveryMode, DeliverySpec, ErrorCode, Form, FromRequest,
+    HandlerError, HeaderMap, IntoReply, Json, Method, Path, Query, Reply, Request, Settings, State,
+    StatusCode, TestClient, VerifyScheme, VerifySpec, Worker, current_request, current_user_id, handler,
+    with_current_request,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -336,6 +337,27 @@ async fn credentials_are_demanded_as_by_a_gateway() {
     ] {
         assert_eq!(error_of(request, 401).await.0, 101);
     }
+}
+
+#[tokio::test]
+async fn a_stored_webhook_is_a_first_attempt() {
+    let told = async |request: Request| Json(request.delivery().cloned());
+    let mode = |mode| DeliverySpec { mode, ..DeliverySpec::default() };
+    let verify = || VerifySpec::new(VerifyScheme::Github, "hub");
+    let client = worker()
+        .route(handler("plain", told).verify(verify()))
+        .route(handler("sync", told).delivery(mode(DeliveryMode::Sync)))
+        .route(handler("kept", told).delivery(mode(DeliveryMode::Deadline)))
+        .route(handler("signed", told).verify(verify()).delivery(mode(DeliveryMode::Durable)))
+        .test_client();
+    for path in ["/plain", "/sync"] {
+        assert_eq!(json_of(&client.post(path).await), Value::Null, "{path}");
+    }
+    let mut kept = json!({"id": "test", "attempt": 1, "received_at": "2000-01-01T00:00:00.000Z", "replay_of": null,
+                          "verification": null});
+    assert_eq!(json_of(&client.post("/kept").await), kept);
+    kept["verification"] = json!({"scheme": "github", "secret": "hub", "timestamp": null});
+    assert_eq!(json_of(&client.post("/signed").await), kept);
 }
 
 #[tokio::test]

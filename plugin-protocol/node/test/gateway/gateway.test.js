@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { createHmac } from "node:crypto";
 import http from "node:http";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
@@ -174,6 +175,39 @@ test("an exception's text stays in the worker's log", async (t) => {
   assert.match(body, /UnexpectedError/);
   assert.doesNotMatch(body, /hunter2|echo\.mjs/);
   assert.match(await worker.logged("hunter2"), /echo\.mjs/);
+});
+
+test("webhooks are delivered until the handler takes them", async (t) => {
+  const gateway = await Gateway.start(t);
+  const worker = await start(t, gateway, app("hooks.mjs"));
+  const signature = `sha256=${createHmac("sha256", "hook-secret").update("{}").digest("hex")}`;
+  const send = (/** @type {string} */ path, /** @type {string} */ signed) =>
+    gateway.request(path, { method: "POST", headers: ["X-Hub-Signature-256", signed], body: "{}" });
+  assert.equal((await send("/waits", "sha256=0")).status, 401);
+  const [waits, gone] = [await send("/waits", signature), await send("/gone", signature)];
+  for (const { status, body } of [waits, gone]) assert.deepEqual([status, body], [200, "ok"]);
+  await worker.logged("seen /waits 3");
+  await worker.logged("seen /gone 1");
+  worker.signal("SIGTERM");
+  assert.equal(await worker.ended(), 0);
+  for (const [path, { headers }, attempts] of /** @type {const} */ ([
+    ["/waits", waits, [1, 2, 3]],
+    ["/gone", gone, [1]],
+  ])) {
+    const seen = worker.lines.filter((line) => line.startsWith(`seen ${path} `));
+    const deliveries = seen.map((line) => JSON.parse(line.slice(line.indexOf("{"))));
+    assert.match(deliveries[0].received_at, /^20.*Z$/);
+    assert.deepEqual(
+      deliveries,
+      attempts.map((attempt) => ({
+        id: headers["x-gearway-delivery"],
+        attempt,
+        received_at: deliveries[0].received_at,
+        replay_of: null,
+        verification: { scheme: "github", secret: "hook", timestamp: null },
+      })),
+    );
+  }
 });
 
 test("a killed gateway that is started again is served again, by the same worker", async (t) => {

@@ -53,6 +53,8 @@ master_keys = ["${Gateway.masterKey}"]
 [workers]
 lease = "3s"
 park = "30s"
+[secrets]
+hook = "hook-secret"
 `,
     );
     const gateway = new Gateway(t, config, ports);

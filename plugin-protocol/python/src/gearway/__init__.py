@@ -18,6 +18,7 @@ from werkzeug import Response
 from ._context import AccessKeyType, Context, current_context, current_user_id
 from ._errors import Error, ErrorCode
 from ._request import Request
+from ._webhooks import Ack, Delivery, DeliverySpec, Verification, VerifySpec
 from ._worker import Worker
 
 if TYPE_CHECKING:
@@ -28,11 +29,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AccessKeyType",
+    "Ack",
     "Context",
+    "Delivery",
+    "DeliverySpec",
     "Error",
     "ErrorCode",
     "Request",
     "Response",
+    "Verification",
+    "VerifySpec",
     "Worker",
     "asgi",
     "current_context",

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
+
+from ._webhooks import Delivery
 
 AccessKeyType = Literal["client", "master"]
 
@@ -24,8 +25,8 @@ class Context:
     """W3C trace context of the call."""
     tracestate: str | None = None
     """The client's ``tracestate``; None unless the call belongs to the client's trace."""
-    delivery: Mapping[str, Any] | None = None
-    """What the gateway says about a stored webhook: ``id``, ``attempt``, ``received_at``, and so on."""
+    delivery: Delivery | None = None
+    """Of a webhook that the gateway keeps: ``id``, ``attempt``, ``received_at``, ``replay_of``, ``verification``."""
 
     @property
     def trace_headers(self) -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from ._paths import Pattern
 from ._targets import AsgiApplication, AsgiMount, Function, Target, WsgiMount, is_async
+from ._webhooks import DeliverySpec, VerifySpec
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -32,8 +33,8 @@ class Route:
     key_required: bool
     timeout_ms: int | None
     idempotent: bool
-    verify: Mapping[str, Any] | None
-    delivery: Mapping[str, Any] | None
+    verify: VerifySpec | None
+    delivery: DeliverySpec | None
     target: Target
 
     def __post_init__(self) -> None:
@@ -83,15 +84,16 @@ class Worker:
         key_required: bool = False,
         timeout: float | timedelta | None = None,
         idempotent: bool = False,
-        verify: Mapping[str, Any] | None = None,
-        delivery: Mapping[str, Any] | None = None,
+        verify: VerifySpec | None = None,
+        delivery: DeliverySpec | None = None,
     ) -> Callable[[F], F]:
         """Makes a function the handler of a path: exactly ``/foo`` for ``"foo"``, it and all below for ``"foo/"``.
 
         ``method``: any of GET, POST, PUT, DELETE, PATCH, HEAD and OPTIONS. ``user_required``: only authenticated users
         get through; ``key_required``: only callers with an API key. ``timeout``: how long the gateway waits, in
         seconds. ``idempotent``: running twice does no harm, so the gateway may repeat a call whose outcome is unknown.
-        ``verify`` and ``delivery`` are about webhooks, and go to the gateway as they are (contract section 10).
+        ``verify`` and ``delivery`` are about webhooks, and go to the gateway as they are: see ``VerifySpec`` and
+        ``DeliverySpec``.
 
         The function stays as it was. Raises ValueError when another function has the path and method.
         """

@@ -32,6 +32,7 @@ from ._endpoint import Lifespans
 from ._errors import ErrorCode
 from ._paths import Pattern, canonical, params
 from ._standalone import LoopThread
+from ._webhooks import Delivery, Verification
 from ._worker import Route, Worker
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ class Client(werkzeug.test.Client):
 
     ``user_id`` and ``access_key_type`` say who calls; each call may say otherwise, as in ``client.get("/private",
     user_id="bob")``. A user comes with a client's API key unless told otherwise. Mounted ASGI applications start with
-    the first call and stop with ``close()``, which the end of a ``with`` block calls.
+    the first call and stop with ``close()``, which the end of a ``with`` block calls. A handler with ``delivery`` finds
+    a first attempt in its context, and what it returns is the answer; signatures are not checked.
     """
 
     def __init__(
@@ -132,6 +134,7 @@ class Client(werkzeug.test.Client):
             "user_id": user_id,
             "access_key_type": key,
             "timeout_ms": route.timeout_ms or 60_000,
+            "delivery": _delivery(route),
         }
         body = get_input_stream(environ).read()
         envelope = {
@@ -186,6 +189,22 @@ class _Running:
         self._loop.run(self._calls.pool.finish())
         self._loop.run(self._lifespans.stop())
         self._loop.close()
+
+
+def _delivery(route: Route) -> Delivery | None:
+    """What a gateway says of the first attempt; the signature, which the test would have to make, counts as good."""
+    if route.delivery is None or route.delivery.get("mode", "sync") == "sync":
+        return None
+    verification: Verification | None = None
+    if route.verify is not None:
+        verification = {"scheme": route.verify["scheme"], "secret": route.verify["secret"], "timestamp": None}
+    return {
+        "id": "test",
+        "attempt": 1,
+        "received_at": "2000-01-01T00:00:00.000Z",
+        "replay_of": None,
+        "verification": verification,
+    }
 
 
 def _header(environ: WSGIEnvironment, length: int) -> dict[str, list[str]]:

@@ -4,7 +4,9 @@ use std::future::pending;
 use std::time::Duration;
 
 use crate::fake_gateway::{Caller, FakeGateway, TOKEN, granted};
-use gearway_worker::{Error, Method, Settings, Worker, handler};
+use gearway_worker::{
+    DeliveryMode, DeliverySpec, Error, Method, Settings, VerifyScheme, VerifySpec, Worker, handler,
+};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -23,7 +25,13 @@ fn start(settings: Settings) -> Running {
                 .key_required()
                 .user_required()
                 .timeout(Duration::from_secs(5))
-                .idempotent(),
+                .idempotent()
+                .verify(VerifySpec { tolerance_s: Some(60), ..VerifySpec::new(VerifyScheme::Stripe, "live") })
+                .delivery(DeliverySpec {
+                    mode: DeliveryMode::Deadline,
+                    attempts: 3,
+                    ..DeliverySpec::default()
+                }),
         );
     let ended = tokio::spawn(worker.run_until(async {
         stopped.await.ok();
@@ -43,7 +51,10 @@ async fn a_worker_registers_serves_renews_and_leaves() {
     let plain = json!({"name": "echo", "methods": ["GET", "POST", "PUT"], "key_required": false,
                        "user_required": false, "idempotent": false});
     let full = json!({"name": "orders/{id}", "methods": ["GET", "DELETE"], "key_required": true,
-                      "user_required": true, "timeout_ms": 5000, "idempotent": true});
+                      "user_required": true, "timeout_ms": 5000, "idempotent": true,
+                      "verify": {"scheme": "stripe", "secret": "live", "tolerance_s": 60},
+                      "delivery": {"mode": "deadline", "ack_after_ms": 2500, "ack": {"status": 200, "body": "ok"}, "attempts": 3,
+                                   "dedup_window_s": 259_200}});
     assert_eq!(
         call.body,
         json!({"name": "test", "url": url, "protocol": "gearway-v1", "version": "1.2", "max_concurrency": 64,
