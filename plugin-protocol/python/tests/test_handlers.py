@@ -115,6 +115,27 @@ def test_mistakes_are_told_where_they_are_made(worker: Worker) -> None:
         worker.mount("shop", lambda environ, start_response: [])
 
 
+def test_options_of_a_mount_reach_the_registration(worker: Worker) -> None:
+    worker.mount(
+        "hooks/",
+        lambda environ, start_response: [],
+        timeout=2,
+        idempotent=True,
+        verify={"scheme": "github", "secret": "hub"},
+        delivery={"mode": "durable"},
+    )
+    assert worker.routes[0].registration() == {
+        "name": "hooks/",
+        "methods": ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"],
+        "key_required": False,
+        "user_required": False,
+        "idempotent": True,
+        "timeout_ms": 2000,
+        "verify": {"scheme": "github", "secret": "hub"},
+        "delivery": {"mode": "durable"},
+    }
+
+
 @pytest.mark.parametrize("option", ["verify", "delivery"])
 @pytest.mark.parametrize("wrong", ["durable", ["durable"], 5, {"mode": b"durable"}, {"attempts": float("nan")}])
 def test_what_is_no_object_of_json_is_told_where_it_is_written(worker: Worker, option: str, wrong: Any) -> None:

@@ -127,11 +127,13 @@ class Worker:
         key_required: bool = False,
         timeout: float | timedelta | None = None,
         idempotent: bool = False,
+        verify: VerifySpec | None = None,
+        delivery: DeliverySpec | None = None,
     ) -> None:
         """Gives a whole application (Flask, FastAPI, Django, …) a subtree: ``gearway.mount("shop/", app)``.
 
         It answers its own routes below ``/shop/`` unchanged, for every method. ``interface`` says which kind it is when
-        that cannot be seen: "auto" takes what is called with ``await`` for ASGI.
+        that cannot be seen: "auto" takes what is called with ``await`` for ASGI. The others are as for ``handler``.
         """
         if not name.endswith(("/", ":")):
             raise ValueError(f"an application is mounted on a subtree: write {name + '/'!r}, not {name!r}")
@@ -148,8 +150,8 @@ class Worker:
                 key_required=key_required,
                 timeout_ms=_timeout_ms(timeout),
                 idempotent=idempotent,
-                verify=None,
-                delivery=None,
+                verify=verify,
+                delivery=delivery,
                 target=target,
             ),
         )
