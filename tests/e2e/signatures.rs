@@ -574,6 +574,16 @@ async fn what_the_guide_says_to_paste_can_be_pasted() {
         ScriptedWorker::start("w").register(&gateway, &registration).await;
     }
     assert_eq!(schemes.len(), 7, "{schemes:?}");
+    let mut deliveries = 0;
+    for (number, text) in guide.split("delivery=").skip(1).enumerate() {
+        let delivery = serde_json::Deserializer::from_str(text).into_iter::<Value>().next();
+        let delivery = delivery.expect("a dict").expect("a dict that is JSON too");
+        let registration = Registration::new(&format!("d{number}"))
+            .handler_with(json!({"name": format!("kept{number}"), "delivery": delivery}));
+        ScriptedWorker::start("w").register(&gateway, &registration).await;
+        deliveries += 1;
+    }
+    assert!(deliveries >= 4, "{deliveries}");
     let blocks: Vec<_> =
         guide.split("```toml\n").skip(1).filter_map(|text| text.split("```").next()).collect();
     assert_eq!(blocks.len(), 2);
