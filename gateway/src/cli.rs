@@ -290,7 +290,7 @@ struct TriggerArgs {
     /// The event's id, the same one twice to see a copy recognised [default: a new one].
     #[arg(long, value_name = "ID")]
     id: Option<String>,
-    /// Another header, as an API key: "X-Skygear-API-Key: KEY". May be repeated.
+    /// Another header, as "X-Skygear-API-Key: KEY", or one in place of the provider's, as "X-GitHub-Event: ping". May be repeated.
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
     headers: Vec<String>,
     #[command(flatten)]

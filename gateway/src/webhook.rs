@@ -28,6 +28,7 @@ use crate::config::Config;
 pub use samples::{Sample, sample};
 pub use scheme::{InvalidSpec, Verify};
 pub use sign::{CannotSign, Event, sign};
+pub use twilio::is_form;
 
 /// What is known of a request once its signature was found good. It holds no secret.
 #[derive(Debug, Clone, PartialEq, Eq)]

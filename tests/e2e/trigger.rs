@@ -103,6 +103,34 @@ async fn the_body_the_secret_and_headers_may_be_others() {
     assert_eq!(worker.calls().len(), 1);
 }
 
+/// Another event than the sample's, and a form where the sample is JSON, or the other way round.
+#[tokio::test]
+async fn a_header_stands_in_place_of_the_sample_s() {
+    let (gateway, worker) = start().await;
+    worker.always(Answer::text("taken"));
+    let file = gateway.data_dir().join("body");
+    std::fs::write(&file, "{\"command\":\"/x\"}").expect("a writable folder");
+    let body = ["--body", file.to_str().expect("a path of text")];
+    for (scheme, given, name, values) in [
+        ("github", &["-H", "X-GitHub-Event: ping"][..], "X-Github-Event", json!(["ping"])),
+        (
+            "slack",
+            &["-H", "content-type: application/x-www-form-urlencoded"],
+            "Content-Type",
+            json!(["application/x-www-form-urlencoded"]),
+        ),
+        ("twilio", &["-H", "Content-Type: application/json"], "Content-Type", json!(["application/json"])),
+        ("shopify", &["-H", "X-More: a", "-H", "x-more: b"], "X-More", json!(["a", "b"])),
+    ] {
+        let to = format!("/hooks/{scheme}/7");
+        let finished = trigger(&gateway, &[&[scheme, "--to", &to], &body[..], given].concat()).await;
+        assert!(finished.status.success(), "{scheme}: {finished:?}");
+        let param = worker.last_call().envelope["param"].clone();
+        assert_eq!(param["header"][name], values, "{scheme}: {param}");
+        assert_eq!(param["body"], json!(Base64Body::encode(b"{\"command\":\"/x\"}")), "{scheme}");
+    }
+}
+
 #[tokio::test]
 async fn what_is_missing_is_said() {
     let (gateway, _worker) = start().await;

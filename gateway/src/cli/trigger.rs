@@ -9,7 +9,7 @@ use gearway::path::{self, Target};
 use gearway::route::{Braces, Found, Pattern, RouteTable};
 use gearway::webhook::{self, Event, Verify};
 use gearway_protocol::{VerifyScheme, VerifySpec};
-use reqwest::header::CONTENT_TYPE;
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Response, redirect::Policy};
 use serde_json::{Value, json};
 use tokio::runtime::Builder;
@@ -44,7 +44,9 @@ async fn trigger(args: &TriggerArgs) -> anyhow::Result<()> {
         None => sample.body.clone(),
     };
     let target = url[url::Position::BeforePath..url::Position::AfterQuery].to_owned();
-    let mut event = Event { target, body, is_form: sample.is_form(), id, timestamp: now };
+    let given = headers(&args.headers)?;
+    let content_type = given.get(CONTENT_TYPE).map_or(Ok(sample.content_type), HeaderValue::to_str)?;
+    let mut event = Event { target, body, is_form: webhook::is_form(content_type), id, timestamp: now };
     let signature = webhook::sign(&verify, &mut event, &config).map_err(|error| {
         anyhow!("{error}; name the gateway's configuration file with --config, and its secret with --secret")
     })?;
@@ -58,21 +60,33 @@ async fn trigger(args: &TriggerArgs) -> anyhow::Result<()> {
         .timeout(config.limits.request_timeout + MARGIN)
         .build()
         .context("cannot make HTTP requests")?;
-    let mut request = http.post(url.clone()).header(CONTENT_TYPE, sample.content_type).body(event.body);
+    let mut sent = HeaderMap::new();
+    sent.insert(CONTENT_TYPE, HeaderValue::from_static(sample.content_type));
     for (name, value) in sample.headers {
-        request = request.header(*name, *value);
+        sent.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
     for (name, value) in signature {
-        request = request.header(name, value);
+        sent.insert(name, value.try_into()?);
     }
-    for header in &args.headers {
-        let (name, value) = header
-            .split_once(':')
-            .with_context(|| format!("{header:?} is not a header; write \"Name: value\""))?;
-        request = request.header(name.trim(), value.trim());
-    }
+    // `headers` takes the place of what is there by the same name.
+    let request = http.post(url.clone()).body(event.body).headers(sent).headers(given);
     let response = request.send().await.map_err(|error| unreachable(&url, error))?;
     show(args, &url, &secret, response).await
+}
+
+/// What was asked for beside what the provider sends, or in its place.
+fn headers(given: &[String]) -> anyhow::Result<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    for header in given {
+        let parsed = header.split_once(':').and_then(|(name, value)| {
+            let name = name.trim().parse::<HeaderName>().ok()?;
+            Some((name, HeaderValue::from_str(value.trim()).ok()?))
+        });
+        let (name, value) =
+            parsed.with_context(|| format!("{header:?} is not a header; write \"Name: value\""))?;
+        headers.append(name, value);
+    }
+    Ok(headers)
 }
 
 /// Where the event goes: the public listener on this machine, or what was asked for.

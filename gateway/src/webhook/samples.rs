@@ -12,13 +12,6 @@ pub struct Sample {
     pub body: Vec<u8>,
 }
 
-impl Sample {
-    #[must_use]
-    pub fn is_form(&self) -> bool {
-        self.content_type != JSON
-    }
-}
-
 const JSON: &str = "application/json";
 const FORM: &str = "application/x-www-form-urlencoded; charset=utf-8";
 

@@ -23,7 +23,7 @@ pub(super) fn check<'k>(
     public_url: &PublicUrl,
 ) -> Result<(), Rejected> {
     let signature = single(request.headers, &X_TWILIO_SIGNATURE)?;
-    let fields = if is_form(request)? {
+    let fields = if is_form(optional(request.headers, &CONTENT_TYPE)?.unwrap_or_default()) {
         joined_fields(request.body)
     } else if body_is_named(request) {
         String::new()
@@ -56,10 +56,11 @@ pub(super) fn body_hash(body: &[u8]) -> String {
     base16ct::lower::encode_string(&Sha256::digest(body))
 }
 
-fn is_form(request: &WebhookRequest<'_>) -> Result<bool, Rejected> {
-    let content_type = optional(request.headers, &CONTENT_TYPE)?.unwrap_or_default();
+/// Whether the fields of such a body are what is signed.
+#[must_use]
+pub fn is_form(content_type: &str) -> bool {
     let essence = content_type.split(';').next().unwrap_or_default().trim();
-    Ok(essence.eq_ignore_ascii_case(FORM))
+    essence.eq_ignore_ascii_case(FORM)
 }
 
 /// Whether the URL, which is signed, says which body belongs to it. An empty body needs no name.
