@@ -78,6 +78,9 @@ impl Route {
 
     /// Has the gateway keep requests on disk before it acknowledges them, and bring them here until they are taken.
     ///
+    /// A reply with a status below 400 takes one. Anything else has it tried again, when a `Retry-After` says or after pauses that
+    /// grow, and 410 has it given up. [`Request::delivery`] tells which attempt it is.
+    ///
     /// ```
     /// use gearway_worker::{DeliveryMode, DeliverySpec, handler};
     ///
