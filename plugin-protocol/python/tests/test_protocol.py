@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from harness import Answer, Asked, Caller, FakeGateway, WorkerAnswer, envelope, worker_process
+from harness import TOKEN, Answer, Asked, Caller, FakeGateway, WorkerAnswer, envelope, worker_process
 
 from gearway._calls import Calls
 from gearway._endpoint import Endpoint
@@ -343,6 +343,11 @@ def test_where_it_listens_and_what_it_advertises(app: Path, fake_gateway: FakeGa
     ("environment", "told"),
     [
         ({"GEARWAY_TOKEN": ""}, "GEARWAY_TOKEN is not set"),
+        ({"GEARWAY_TOKEN": " \n"}, "GEARWAY_TOKEN is not set"),
+        ({"GEARWAY_TOKEN": "a\nb"}, "GEARWAY_TOKEN has a character that no token has"),
+        ({"GEARWAY_TOKEN": "a→b"}, "GEARWAY_TOKEN has a character that no token has"),
+        ({"GEARWAY_GATEWAY": "http://a b:1"}, "GEARWAY_GATEWAY must be a URL"),
+        ({"GEARWAY_GATEWAY": f"http://{'a' * 64}.example:1"}, "GEARWAY_GATEWAY must be a URL"),
         ({"GEARWAY_GATEWAY": "localhost:3001"}, "GEARWAY_GATEWAY must be a URL"),
         ({"GEARWAY_ADVERTISE": "/here"}, "GEARWAY_ADVERTISE must be a URL"),
         ({"GEARWAY_LISTEN": "9000"}, "GEARWAY_LISTEN must be host:port"),
@@ -354,6 +359,14 @@ def test_settings_that_cannot_be(app: Path, environment: dict[str, str], told: s
     with worker_process(app, variables.pop("GEARWAY_GATEWAY", "http://127.0.0.1:1"), **variables) as worker:
         assert worker.wait() == 1
         worker.wait_for_line(told)
+
+
+def test_white_space_around_a_setting_is_not_part_of_it(app: Path, fake_gateway: FakeGateway) -> None:
+    """Secrets that are mounted, or pasted, often end with a line feed."""
+    with worker_process(app, f"{fake_gateway.url}\n", GEARWAY_TOKEN=f" {TOKEN}\n", GEARWAY_NAME="me\n"):
+        asked = fake_gateway.next("POST")
+        assert asked.authorization == f"Bearer {TOKEN}"
+        assert asked.body["name"] == "me"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 use std::env;
 
+use http::HeaderValue;
 use reqwest::Url;
 
 use crate::Error;
@@ -21,7 +22,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Reads the environment. A variable that is empty counts as absent.
+    /// Reads the environment. A variable that is empty counts as absent, and white space around it is not part of it.
     ///
     /// # Errors
     /// [`Error::Setting`] when a variable is not what its description says.
@@ -30,12 +31,17 @@ impl Settings {
     }
 
     fn from_variables(variable: impl Fn(&'static str) -> Option<String>) -> Result<Self, Error> {
-        let variable = |name| variable(name).filter(|value| !value.is_empty());
+        let variable =
+            |name| variable(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
         let mut settings = Self::new(variable("GEARWAY_NAME").unwrap_or_else(file_stem));
         if let Some(gateway) = variable("GEARWAY_GATEWAY") {
             settings.gateway = http_url("GEARWAY_GATEWAY", &gateway)?;
         }
         settings.token = variable("GEARWAY_TOKEN");
+        if settings.token.as_deref().is_some_and(|token| HeaderValue::from_bytes(token.as_bytes()).is_err()) {
+            let reason = "has a character that no token has".to_owned();
+            return Err(Error::Setting { name: "GEARWAY_TOKEN", reason });
+        }
         if let Some(listen) = variable("GEARWAY_LISTEN") {
             settings.listen = listen;
         }
@@ -110,6 +116,17 @@ mod tests {
             let error = read(&[(name, value)]).unwrap_err().to_string();
             assert!(error.starts_with(name) && error.contains(value), "{error}");
         }
+    }
+
+    #[test]
+    fn white_space_around_a_variable_is_not_part_of_it() {
+        let variables = [("GEARWAY_TOKEN", " t\n"), ("GEARWAY_NAME", "me\n"), ("GEARWAY_LISTEN", "\n")];
+        let settings = read(&variables).unwrap();
+        assert_eq!((settings.token.as_deref(), settings.name.as_str()), (Some("t"), "me"));
+        assert_eq!(settings.listen, "127.0.0.1:0");
+        assert_eq!(read(&[("GEARWAY_TOKEN", "\n")]).unwrap().token, None);
+        let error = read(&[("GEARWAY_TOKEN", "canary\n1")]).unwrap_err().to_string();
+        assert!(error.starts_with("GEARWAY_TOKEN") && !error.contains("canary"), "{error}");
     }
 
     #[test]

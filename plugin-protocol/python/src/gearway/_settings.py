@@ -23,22 +23,25 @@ class Settings:
 
 
 def from_environment(default_name: str, variables: Mapping[str, str] = os.environ) -> Settings:
-    """Raises SettingError. A variable that is empty counts as absent."""
-    token = variables.get("GEARWAY_TOKEN")
+    """Raises SettingError. A variable that is empty counts as absent, and white space around it is not part of it."""
+    given = {name: text.strip() for name, text in variables.items() if name.startswith("GEARWAY_")}
+    token = given.get("GEARWAY_TOKEN")
     if not token:
         raise SettingError(
             "GEARWAY_TOKEN is not set: give it a registration token of the gateway's (admin.registration_tokens, or "
             "the file registration-token in the gateway's data_dir)"
         )
-    host, port = _listen(variables.get("GEARWAY_LISTEN") or "127.0.0.1:0")
+    if not token.isascii() or not token.isprintable():
+        raise SettingError("GEARWAY_TOKEN has a character that no token has: a line feed, or one that is not ASCII")
+    host, port = _listen(given.get("GEARWAY_LISTEN") or "127.0.0.1:0")
     return Settings(
-        name=variables.get("GEARWAY_NAME") or default_name,
-        gateway=_http_url("GEARWAY_GATEWAY", variables.get("GEARWAY_GATEWAY") or Settings.gateway),
+        name=given.get("GEARWAY_NAME") or default_name,
+        gateway=_http_url("GEARWAY_GATEWAY", given.get("GEARWAY_GATEWAY") or Settings.gateway),
         token=token,
         host=host,
         port=port,
-        advertise=_http_url("GEARWAY_ADVERTISE", variables["GEARWAY_ADVERTISE"])
-        if variables.get("GEARWAY_ADVERTISE")
+        advertise=_http_url("GEARWAY_ADVERTISE", given["GEARWAY_ADVERTISE"])
+        if given.get("GEARWAY_ADVERTISE")
         else None,
     )
 
@@ -54,6 +57,9 @@ def _http_url(name: str, text: str) -> str:
     try:
         url = urlsplit(text)
         usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+        usable = usable and text.isprintable() and " " not in text
+        # What connecting would do, with an error that nobody expects there.
+        (url.hostname or "").encode("idna")
     except ValueError:
         usable = False
     if not usable:
