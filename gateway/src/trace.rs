@@ -8,7 +8,7 @@ mod otlp;
 mod otlp;
 
 use std::net::IpAddr;
-use std::time::{Duration, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue};
@@ -51,7 +51,7 @@ pub(crate) struct Served<'a> {
     pub(crate) status: Option<u16>,
     /// The name of the error that it was answered with.
     pub(crate) error: Option<&'static str>,
-    pub(crate) took: Duration,
+    pub(crate) arrived: Instant,
 }
 
 /// The span of one call to a worker, while it lasts.

@@ -83,7 +83,7 @@ impl Drop for Trail<'_> {
                 client: self.remote_addr,
                 status: self.status.map(|status| status.as_u16()),
                 error: self.failure,
-                took: elapsed,
+                arrived: inbound.arrived,
             });
         }
         if !access_log::is_read(self.log.access) {

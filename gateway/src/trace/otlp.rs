@@ -141,14 +141,16 @@ impl Tracer {
         if let Some(status) = request.status {
             attributes.push(KeyValue::new("http.response.status_code", i64::from(status)));
         }
+        // In this order: a thread that is held up between the two lets the span begin too early, and never after a call that is part of it.
         let ended = SystemTime::now();
+        let took = request.arrived.elapsed();
         self.0.processor.on_end(SpanData {
             span_context: span_context(recording, recording.context.span),
             parent_span_id: recording.parent.map_or(SpanId::INVALID, span_id),
             parent_span_is_remote: recording.parent.is_some(),
             span_kind: SpanKind::Server,
             name: name.into(),
-            start_time: ended.checked_sub(request.took).unwrap_or(ended),
+            start_time: ended.checked_sub(took).unwrap_or(ended),
             status: status(error.is_some()),
             ..self.span(ended, attributes)
         });
