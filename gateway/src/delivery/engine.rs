@@ -17,7 +17,7 @@ use rusqlite::Connection;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tracing::{error, info};
 
-use self::queue::Queue;
+use self::queue::{Calls, Queue};
 use self::turns::probe;
 use super::attempt::{Courier, Event};
 use super::inbox::{Arrival, Inbox};
@@ -72,7 +72,7 @@ struct Running {
     /// When routes have something that is due later.
     timers: BinaryHeap<Reverse<(i64, RouteId)>>,
     /// Deliveries that a group's workers have.
-    groups: HashMap<Arc<str>, u32>,
+    groups: Calls,
     calls: u32,
     unrecorded: usize,
     next_survey: Instant,
@@ -128,7 +128,7 @@ impl Running {
             held: HashMap::new(),
             held_by_all: VecDeque::new(),
             timers: BinaryHeap::new(),
-            groups: HashMap::new(),
+            groups: Calls::default(),
             calls: 0,
             unrecorded: 0,
             next_survey: Instant::now(),
@@ -194,14 +194,9 @@ impl Running {
         match event {
             Event::Free { route, group } => {
                 self.calls = self.calls.saturating_sub(1);
-                if let Some(calls) = self.groups.get_mut(&group) {
-                    *calls -= 1;
-                    if *calls == 0 {
-                        self.groups.remove(&group);
-                    }
-                }
+                self.groups.end(&group);
                 if let Some(queue) = self.queues.get_mut(&route) {
-                    queue.calls -= 1;
+                    queue.calls.end(&group);
                 }
                 self.let_go(&group);
             }
@@ -238,17 +233,20 @@ impl Running {
         }
     }
 
-    /// Lets those look again whom a call that ended may have held up: a few of them, for each has calls of its own that end.
+    /// Lets those look again whom a call that ended may have held up: a few of them, for each has calls of its own that end. After the
+    /// last call no other end would let them go.
     fn let_go(&mut self, group: &Arc<str>) {
         const FEW: usize = 4;
         let mut freed: Vec<RouteId> = Vec::new();
         if let Some(held) = self.held.get_mut(group) {
-            freed.extend(held.drain(..held.len().min(FEW)));
+            let at_most = if self.groups.of(group) > 0 { FEW } else { usize::MAX };
+            freed.extend(held.drain(..held.len().min(at_most)));
             if held.is_empty() {
                 self.held.remove(group);
             }
         }
-        freed.extend(self.held_by_all.drain(..self.held_by_all.len().min(FEW)));
+        let at_most = if self.calls > 0 { FEW } else { usize::MAX };
+        freed.extend(self.held_by_all.drain(..self.held_by_all.len().min(at_most)));
         self.turns.extend(freed);
     }
 

@@ -87,6 +87,70 @@ async fn a_backlog_does_not_bury_a_worker_that_returns() {
     }
 }
 
+/// A path's next owner gets what is sent there while the last one still runs what it got.
+#[tokio::test]
+async fn a_path_that_changes_hands_goes_on() {
+    let gateway = Gateway::start("").await;
+    let (old, new) = (ScriptedWorker::start("old"), ScriptedWorker::start("new"));
+    let one_at_once = |name: &str, path: &str| {
+        let handler = json!({"name": path, "delivery": {"mode": "durable"}});
+        Registration::new(name).set("max_concurrency", json!(1)).handler_with(handler)
+    };
+    let gate = Gate::default();
+    old.always(Answer::text("done").after(&gate));
+    old.register(&gateway, &one_at_once("old", PATH)).await;
+    drop(gateway.post(PATH, "1").await.expect_status(200));
+    drop(old.call(0).await);
+    old.register(&gateway, &one_at_once("old", "elsewhere")).await;
+    new.register(&gateway, &one_at_once("new", PATH)).await;
+    for number in 2..5 {
+        drop(gateway.post(PATH, number.to_string()).await.expect_status(200));
+    }
+    drop(new.call(2).await);
+    gate.open();
+    wait_for_state(&gateway, "delivered", 4).await;
+}
+
+/// As many calls as deliveries may have: what is sent to other routes waits, and neither counts as in flight meanwhile nor is forgotten,
+/// though many before it have no worker.
+#[tokio::test]
+async fn what_waits_for_any_room_is_in_nobodys_way() {
+    const SLOW: usize = 4;
+    let gateway = Gateway::start("[limits]\nmax_in_flight = 8\nrequest_timeout = \"10m\"").await;
+    let (worker, away) = (ScriptedWorker::start("worker"), ScriptedWorker::start("away"));
+    let durable = |name: String| json!({"name": name, "delivery": {"mode": "durable"}});
+    let mut registration = Registration::new("worker").handler("sync").handler_with(durable("last".into()));
+    for number in 0..SLOW {
+        registration = registration.handler_with(durable(format!("slow/{number}")));
+    }
+    worker.register(&gateway, &registration).await;
+    let all_away = (0..10 * SLOW).fold(Registration::new("away"), |registration, number| {
+        registration.handler_with(durable(format!("away/{number}")))
+    });
+    let gone = away.register(&gateway, &all_away).await;
+    drop(gateway.worker_side().deregister(&gone.worker_id).await.expect_status(204));
+
+    let gate = Gate::default();
+    let slow = Answer::text("at last").after(&gate);
+    worker.script(move |call| match call.envelope["name"].as_str() {
+        Some("sync" | "last") => Answer::text("done"),
+        _ => slow.clone(),
+    });
+    for number in 0..SLOW {
+        drop(gateway.post(&format!("/slow/{number}"), "").await.expect_status(200));
+        drop(worker.call(number).await);
+    }
+    let paths = (0..10 * SLOW).map(|number| format!("/away/{number}"));
+    for path in paths.chain(["/last".to_owned(), "/sync".to_owned()]) {
+        wait::until("there is room for it", async || {
+            (gateway.post(&path, "").await.status == 200).then_some(())
+        })
+        .await;
+    }
+    gate.open();
+    wait_for_state(&gateway, "delivered", SLOW + 1).await;
+}
+
 /// In the mode durable every copy gets the acknowledgement, whatever became of the first one.
 #[tokio::test]
 async fn copies_of_a_durable_event_get_its_acknowledgement() {

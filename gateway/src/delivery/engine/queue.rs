@@ -1,4 +1,5 @@
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::Instant;
 
 use http::Method;
@@ -18,8 +19,8 @@ pub(super) struct Queue {
     pub(super) more: bool,
     /// Under way, or ended and not recorded yet.
     pub(super) taken: HashSet<Id>,
-    /// How many of them workers have.
-    pub(super) calls: u32,
+    /// Those of them that workers have.
+    pub(super) calls: Calls,
     /// When what is not due yet will be, as far as somebody is to be reminded of it.
     pub(super) next_due: Option<i64>,
     /// A request of which to ask whether its workers are there.
@@ -65,7 +66,16 @@ impl Queue {
 
     /// Whether nothing is left to remember.
     pub(super) fn is_done(&self) -> bool {
-        self.is_idle() && self.taken.is_empty() && self.calls == 0 && self.next_due.is_none()
+        self.is_idle() && self.taken.is_empty() && self.calls.is_empty() && self.next_due.is_none()
+    }
+
+    /// What waits here for its turn keeps nobody else out, unless its sender waits too.
+    pub(super) fn leave_no_admission(&mut self, waiting: &Waiting) {
+        for arrival in self.arrived.iter_mut().filter(|arrival| arrival.admission.is_some()) {
+            if !waiting.has_caller(arrival.id) {
+                arrival.admission = None;
+            }
+        }
     }
 
     /// Gives up the content of what nobody waits for: the log has it, and its turn may be long in coming.
@@ -73,5 +83,32 @@ impl Queue {
         let before = self.arrived.len();
         self.arrived.retain(|arrival| waiting.has_caller(arrival.id));
         self.more |= self.arrived.len() < before;
+    }
+}
+
+/// Calls that have not ended, by the group whose workers have them.
+#[derive(Debug, Default)]
+pub(super) struct Calls(HashMap<Arc<str>, u32>);
+
+impl Calls {
+    pub(super) fn of(&self, group: &Arc<str>) -> u32 {
+        self.0.get(group).copied().unwrap_or(0)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn begin(&mut self, group: &Arc<str>) {
+        *self.0.entry(Arc::clone(group)).or_default() += 1;
+    }
+
+    pub(super) fn end(&mut self, group: &Arc<str>) {
+        if let Some(calls) = self.0.get_mut(group) {
+            *calls -= 1;
+            if *calls == 0 {
+                self.0.remove(group);
+            }
+        }
     }
 }

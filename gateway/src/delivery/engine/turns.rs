@@ -57,7 +57,10 @@ impl Running {
                 }
                 // Calls that end let these go, and that is soon.
                 Begun::Held(group) => self.held.entry(group).or_default().push_back(route),
-                Begun::HeldByAll if self.calls > 0 => self.held_by_all.push_back(route),
+                Begun::HeldByAll if self.calls > 0 => {
+                    queue.leave_no_admission(&self.engine.waiting);
+                    self.held_by_all.push_back(route);
+                }
                 Begun::Blocked | Begun::HeldByAll => {
                     queue.drop_unwanted(&self.engine.waiting);
                     self.blocked.push(route);
@@ -143,8 +146,9 @@ impl Running {
             put_back(queue, share);
             return Begun::Blocked;
         }
-        let calls = self.groups.get(&group).copied().unwrap_or(0);
-        if queue.calls > 0 && queue.calls >= room.saturating_sub(calls) {
+        // Calls that another group's workers still have, because the path was theirs, take nothing from this one.
+        let calls = queue.calls.of(&group);
+        if calls > 0 && calls >= room.saturating_sub(self.groups.of(&group)) {
             put_back(queue, share);
             return Begun::Held(group);
         }
@@ -167,8 +171,8 @@ impl Running {
             }
         };
         queue.taken.insert(id);
-        queue.calls += 1;
-        *self.groups.entry(Arc::clone(&group)).or_default() += 1;
+        queue.calls.begin(&group);
+        self.groups.begin(&group);
         self.calls += 1;
         self.unrecorded += 1;
         let caller = self.engine.waiting.take(id);
