@@ -85,8 +85,10 @@ pub struct Deliveries {
     waiting: Arc<Waiting>,
     commands: mpsc::Sender<Command>,
     config: Arc<ArcSwap<Config>>,
-    /// For those who ask one after another: the engine has its own.
+    /// For operators and upkeep, who look through many rows. The engine has its own.
     reader: Arc<Mutex<Connection>>,
+    /// For senders, who are not to wait for those.
+    reader_of_answers: Arc<Mutex<Connection>>,
     metrics: Arc<DeliveryMetrics>,
 }
 
@@ -107,10 +109,19 @@ impl Deliveries {
         let metrics = Arc::new(DeliveryMetrics::new());
         let log = Log::open(dir, Arc::clone(&config), Arc::clone(&inbox), Arc::clone(&metrics))?;
         let reader = SqliteFile::open_reader(dir, &schema::SCHEMA)?;
-        let for_others = Arc::new(Mutex::new(SqliteFile::open_reader(dir, &schema::SCHEMA)?));
+        let open_shared =
+            || SqliteFile::open_reader(dir, &schema::SCHEMA).map(|reader| Arc::new(Mutex::new(reader)));
         let (commands, obeyed) = mpsc::channel(8);
-        let deliveries =
-            Self { log, inbox, waiting: Arc::default(), commands, config, reader: for_others, metrics };
+        let deliveries = Self {
+            log,
+            inbox,
+            waiting: Arc::default(),
+            commands,
+            config,
+            reader: open_shared()?,
+            reader_of_answers: open_shared()?,
+            metrics,
+        };
         Ok((deliveries, EngineParts { commands: obeyed, reader }))
     }
 
@@ -193,7 +204,7 @@ impl Deliveries {
     async fn wait_for_first(&self, first: Id, until: Instant, policy: &Policy) -> Answer {
         // Listening begins before the look, so that an answer between the two is not missed.
         let answer = self.waiting.join(first);
-        match self.read(move |reader| rows::answer(reader, first)).await {
+        match read(&self.reader_of_answers, move |reader| rows::answer(reader, first)).await {
             Ok(rows::FirstAnswer::Pending) => match tokio::time::timeout_at(until.into(), answer).await {
                 Ok(Ok(answer)) => answer,
                 Ok(Err(_)) | Err(_) => Ok(policy.ack.clone()),
@@ -207,17 +218,12 @@ impl Deliveries {
         }
     }
 
-    /// Looks into the log, on a thread where that may take long.
-    async fn read<T: Send + 'static>(
+    /// Looks through the log, which may take as long as there is much in it.
+    async fn look<T: Send + 'static>(
         &self,
         look: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let reader = Arc::clone(&self.reader);
-        let looked = tokio::task::spawn_blocking(move || look(&reader.lock())).await;
-        match looked {
-            Ok(result) => result.map_err(|error| schema::SCHEMA.explain(&error)),
-            Err(_) => Err(StoreError::ShutDown),
-        }
+        read(&self.reader, look).await
     }
 
     /// The deliveries that are meant, in the order in which they were accepted.
@@ -225,13 +231,13 @@ impl Deliveries {
     /// # Errors
     /// When the log cannot be read.
     pub async fn list(&self, filter: Filter, limit: u32) -> Result<Vec<Summary>, StoreError> {
-        self.read(move |reader| operator::list(reader, &filter, limit)).await
+        self.look(move |reader| operator::list(reader, &filter, limit)).await
     }
 
     /// # Errors
     /// When the log cannot be read.
     pub async fn show(&self, id: Id) -> Result<Option<Detail>, StoreError> {
-        self.read(move |reader| operator::show(reader, id)).await
+        self.look(move |reader| operator::show(reader, id)).await
     }
 
     /// Has a delivery run again. It carries the first verdict on its signature.
@@ -247,16 +253,24 @@ impl Deliveries {
     /// # Errors
     /// When that could not be kept; some of them may have been.
     pub async fn replay_many(&self, mut filter: Filter, limit: usize) -> Result<usize, LogError> {
+        /// How many are looked for at once. That is done beside the writer, whom requests wait for.
+        const LOOK: usize = 100_000;
+        /// How many are copied in one transaction.
         const BATCH: usize = 200;
         // The copies have failed again, perhaps, before all that is meant was copied.
-        filter.before = Some(Id(now_ms() << rows::COUNTER_BITS));
+        filter.before = Some(self.look(operator::end).await?);
         let mut count = 0;
         while count < limit {
-            let at_most = BATCH.min(limit - count);
-            let done = self.log.record(Record::ReplayMany(filter.clone(), at_most)).await?;
-            count += done.count;
-            let Some(last) = done.last else { break };
-            filter.after = Some(last);
+            let at_most = LOOK.min(limit - count);
+            let meant = filter.clone();
+            let found = self.look(move |reader| operator::replayable(reader, &meant, at_most)).await?;
+            for batch in found.chunks(BATCH) {
+                count += self.log.record(Record::ReplayMany(batch.to_vec())).await?.count;
+            }
+            match found.last() {
+                Some(last) if found.len() == at_most => filter.after = Some(*last),
+                Some(_) | None => break,
+            }
         }
         Ok(count)
     }
@@ -331,6 +345,19 @@ impl Drop for Idle {
             // It is full only of what pauses or resumes.
             drop(commands.try_send(Command::Resume));
         }
+    }
+}
+
+/// Reads the log on a thread where that may take long.
+async fn read<T: Send + 'static>(
+    reader: &Arc<Mutex<Connection>>,
+    look: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+) -> Result<T, StoreError> {
+    let reader = Arc::clone(reader);
+    let looked = tokio::task::spawn_blocking(move || look(&reader.lock())).await;
+    match looked {
+        Ok(result) => result.map_err(|error| schema::SCHEMA.explain(&error)),
+        Err(_) => Err(StoreError::ShutDown),
     }
 }
 

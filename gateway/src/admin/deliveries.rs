@@ -25,6 +25,8 @@ const MOST: u32 = 1000;
 
 #[derive(Debug, Clone, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
+// What is misspelt would be left out, and more would run again than is meant.
+#[serde(deny_unknown_fields)]
 pub(super) struct DeliveryQuery {
     /// `pending`, `delivered` or `dead`.
     #[param(example = "dead")]

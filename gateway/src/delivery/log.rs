@@ -21,7 +21,7 @@ use self::queue::{QUEUE, Queue, Refused};
 use self::writer::Writer;
 use super::inbox::Inbox;
 use super::metrics::DeliveryMetrics;
-use super::operator::{Filter, Replayed};
+use super::operator::Replayed;
 use super::record::{Delivery, Id};
 use super::rows::{Appended, Numbers, RouteId, Settlement};
 use super::schema::SCHEMA;
@@ -86,8 +86,7 @@ pub(super) enum Record {
     /// Due at another time, without an attempt.
     Postpone(Vec<Id>, i64),
     Replay(Id),
-    /// So many of those that are meant.
-    ReplayMany(Filter, usize),
+    ReplayMany(Vec<Id>),
     Remove(Id),
     Purge(Purge),
 }
@@ -98,8 +97,6 @@ pub(super) struct Done {
     /// How many deliveries it concerned.
     pub(super) count: usize,
     pub(super) replayed: Option<Replayed>,
-    /// The last one that was looked at.
-    pub(super) last: Option<Id>,
     /// Routes that have something new that is due.
     routes: Vec<RouteId>,
 }

@@ -226,32 +226,50 @@ pub(super) fn replay(
     Ok((Replayed::As(copy), Some(route)))
 }
 
-/// Has up to `at_most` of the deliveries that are meant run again, if they were not before: how many copies there are, the last of
-/// the ids that were looked at, and the routes of the copies.
+/// Later than everything there is.
+pub(super) fn end(connection: &Connection) -> rusqlite::Result<Id> {
+    connection.query_row("SELECT coalesce(max(id), 0) + 1 FROM delivery", [], |row| row.get(0)).map(Id)
+}
+
+const REPLAYABLE: &str = "state != 0 AND replayed_as IS NULL AND NOT stripped";
+
+/// The first of the deliveries that are meant and can run again, if they did not before.
+pub(super) fn replayable(
+    connection: &Connection,
+    filter: &Filter,
+    at_most: usize,
+) -> rusqlite::Result<Vec<Id>> {
+    let (condition, parameters) = condition(filter);
+    let sql = format!(
+        "SELECT id FROM delivery {} WHERE {condition} AND {REPLAYABLE} ORDER BY id LIMIT {at_most}",
+        index(filter)
+    );
+    connection
+        .prepare_cached(&sql)?
+        .query_map(params_from_iter(parameters), |row| row.get(0).map(Id))?
+        .collect()
+}
+
+/// Has those run again that still can: how many copies there are, and their routes.
 pub(super) fn replay_many(
     connection: &Connection,
     numbers: &mut Numbers,
-    filter: &Filter,
-    at_most: usize,
-) -> rusqlite::Result<(usize, Option<Id>, Vec<RouteId>)> {
-    let (condition, parameters) = condition(filter);
-    let sql = format!(
-        "SELECT id FROM delivery {} WHERE {condition} AND state != 0 AND replayed_as IS NULL AND NOT stripped
-         ORDER BY id LIMIT {at_most}",
-        index(filter)
-    );
-    let ids: Vec<i64> = connection
-        .prepare_cached(&sql)?
-        .query_map(params_from_iter(parameters), |row| row.get(0))?
-        .collect::<Result<_, _>>()?;
+    ids: &[Id],
+) -> rusqlite::Result<(usize, Vec<RouteId>)> {
     let mut routes = Vec::new();
-    for id in &ids {
-        routes.extend(replay(connection, numbers, Id(*id))?.1);
+    for id in ids {
+        // Somebody else may have replayed or dropped it since it was found.
+        let is_meant = connection
+            .prepare_cached(&format!("SELECT 1 FROM delivery WHERE id = ?1 AND {REPLAYABLE}"))?
+            .exists([id.0])?;
+        if is_meant {
+            routes.extend(replay(connection, numbers, *id)?.1);
+        }
     }
     let copies = routes.len();
     routes.sort_unstable();
     routes.dedup();
-    Ok((copies, ids.last().copied().map(Id), routes))
+    Ok((copies, routes))
 }
 
 /// Whether there was such a delivery.

@@ -8,27 +8,40 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, params};
 use tracing::warn;
 
-use super::log::{Log, Record};
+use super::log::{Log, LogError, Record};
 use super::metrics::{AGES, DeliveryMetrics, Tally};
 use super::operator;
 use super::record::{Id, millis, now_ms};
 use super::rows::{COUNTER_BITS, execute};
+use super::schema::SCHEMA;
 use crate::config::Config;
+use crate::store::StoreError;
 
 const EVERY: Duration = Duration::from_secs(10);
 /// How many go in one transaction: no request waits for more than that.
 const BATCH: usize = 200;
+/// How many are looked for at once.
+const LOOK: usize = 2000;
 /// How many pages go back to the file system in one transaction, and how many are kept for what comes.
 const VACUUM_PAGES: i64 = 256;
 const SPARE_PAGES: i64 = 1024;
 
 /// What is to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purge {
-    /// What was settled before that time (milliseconds since 1970) and is not needed to know the same event by.
-    SettledBefore(i64),
+enum Wanted {
+    /// What was delivered before that time (milliseconds since 1970) and is not needed to know the same event by.
+    DeliveredBefore(i64),
+    /// The same of dead letters that were replayed: they are owed to nobody, their replays are.
+    ReplayedBefore(i64),
     /// What was sent and delivered, of the oldest, leaving what is needed to know the same event by.
     Contents,
+}
+
+/// What was found to go, for the writer: what settled deliveries are, they stay.
+#[derive(Debug)]
+pub(super) enum Purge {
+    Deliveries(Vec<Id>),
+    Contents(Vec<Id>),
 }
 
 /// Keeps the log within its bounds. Runs for the gateway's life.
@@ -40,8 +53,8 @@ pub(super) async fn run(
 ) {
     let wanted = log.room_wanted();
     loop {
-        let reader = Arc::clone(&reader);
-        let counted = tokio::task::spawn_blocking(move || tally(&reader.lock())).await;
+        let reader_of_counts = Arc::clone(&reader);
+        let counted = tokio::task::spawn_blocking(move || tally(&reader_of_counts.lock())).await;
         match counted {
             Ok(Ok(tally)) => metrics.show(&tally, log.stored_bytes()),
             Ok(Err(error)) => warn!(%error, "the deliveries cannot be counted"),
@@ -51,31 +64,54 @@ pub(super) async fn run(
         drop(tokio::time::timeout(EVERY, wanted.notified()).await);
         let webhooks = config.load().webhooks.clone();
         let outdated = now_ms().saturating_sub(millis(webhooks.retention));
-        let mut purges = vec![Purge::SettledBefore(outdated)];
-        // What is to come is worth more than what was delivered: nine tenths full is full.
+        let sweep = async |wanted, is_needed: &(dyn Fn() -> bool + Sync)| {
+            if let Err(error) = sweep(&log, &reader, wanted, is_needed).await {
+                warn!(%error, "deliveries that were delivered could not be removed yet");
+            }
+        };
+        // Whatever is found, some of the room that is free goes back.
+        drop(log.record(Record::Purge(Purge::Deliveries(Vec::new()))).await);
+        sweep(Wanted::DeliveredBefore(outdated), &|| true).await;
+        sweep(Wanted::ReplayedBefore(outdated), &|| true).await;
+        // What is to come is worth more than what was delivered: nine tenths full is full, and room is made until a tenth of that is free.
         let high = webhooks.max_stored / 10 * 9;
         if log.stored_bytes() > high || log.lacks_room() {
-            purges.extend([Purge::SettledBefore(now_ms()), Purge::Contents]);
-        }
-        for purge in purges {
-            // Room is made until a tenth is free, and the outdated go in any case.
-            let is_needed = || {
-                purge == Purge::SettledBefore(outdated)
-                    || log.stored_bytes() > high / 10 * 9
-                    || log.lacks_room()
-            };
-            while is_needed() {
-                match log.record(Record::Purge(purge)).await {
-                    Ok(done) if done.count >= BATCH => {}
-                    Ok(_) => break,
-                    Err(error) => {
-                        warn!(%error, "deliveries that were delivered could not be removed yet");
-                        break;
-                    }
-                }
+            let is_needed = || log.stored_bytes() > high / 10 * 9 || log.lacks_room();
+            for wanted in
+                [Wanted::DeliveredBefore(now_ms()), Wanted::ReplayedBefore(now_ms()), Wanted::Contents]
+            {
+                sweep(wanted, &is_needed).await;
             }
         }
     }
+}
+
+/// Removes what is wanted, batch by batch, as long as that is needed. The looking is done beside the writer, whom requests wait for.
+async fn sweep(
+    log: &Log,
+    reader: &Arc<Mutex<Connection>>,
+    wanted: Wanted,
+    is_needed: &(dyn Fn() -> bool + Sync),
+) -> Result<(), LogError> {
+    let mut from = i64::MIN;
+    while is_needed() {
+        let reader = Arc::clone(reader);
+        let looked = tokio::task::spawn_blocking(move || find(&reader.lock(), wanted, from)).await;
+        let found = looked.map_err(|_| StoreError::ShutDown)?.map_err(|error| SCHEMA.explain(&error))?;
+        for batch in found.chunks(BATCH).take_while(|_| is_needed()) {
+            let ids = batch.iter().map(|(id, _)| *id).collect();
+            let purge = match wanted {
+                Wanted::DeliveredBefore(_) | Wanted::ReplayedBefore(_) => Purge::Deliveries(ids),
+                Wanted::Contents => Purge::Contents(ids),
+            };
+            log.record(Record::Purge(purge)).await?;
+        }
+        match found.last() {
+            Some((_, place)) if found.len() >= LOOK => from = *place,
+            Some(_) | None => break,
+        }
+    }
+    Ok(())
 }
 
 /// Ids tell when deliveries were accepted, so that the index of what is pending is all that is read.
@@ -106,51 +142,49 @@ fn tally(connection: &Connection) -> rusqlite::Result<Tally> {
     Ok(tally)
 }
 
-/// Removes a batch; returns how many went.
-pub(super) fn purge(connection: &Connection, purge: Purge) -> rusqlite::Result<usize> {
-    let ids: Vec<i64> = match purge {
-        Purge::SettledBefore(time) => {
-            let mut ids = select(
-                connection,
-                "SELECT id FROM delivery INDEXED BY delivery_delivered
-                 WHERE state = 1 AND settled_at < ?1 AND (dedup_hash IS NULL OR dedup_until < ?2) ORDER BY settled_at LIMIT ?3",
-                time,
-            )?;
-            // A dead letter that was replayed is owed to nobody: its replay is.
-            ids.extend(select(
-                connection,
-                "SELECT id FROM delivery INDEXED BY delivery_dead
-                 WHERE state = 2 AND settled_at < ?1 AND replayed_as IS NOT NULL AND ?2 > 0 LIMIT ?3",
-                time,
-            )?);
-            ids.iter().try_for_each(|id| operator::remove(connection, Id(*id)).map(drop))?;
-            ids
+/// What is to go, each with its place in the order in which it is looked through. A look from the last one's place on passes over nothing
+/// that is to go, and not again over all that stays.
+fn find(connection: &Connection, wanted: Wanted, from: i64) -> rusqlite::Result<Vec<(Id, i64)>> {
+    let (sql, before) = match wanted {
+        Wanted::DeliveredBefore(time) => (DELIVERED, time),
+        Wanted::ReplayedBefore(time) => (REPLAYED, time),
+        Wanted::Contents => (WITH_CONTENTS, i64::MAX),
+    };
+    let at_most = i64::try_from(LOOK).unwrap_or(i64::MAX);
+    connection
+        .prepare_cached(sql)?
+        .query_map(params![from, before, now_ms(), at_most], |row| Ok((Id(row.get(0)?), row.get(1)?)))?
+        .collect()
+}
+
+const DELIVERED: &str = "SELECT id, settled_at FROM delivery INDEXED BY delivery_delivered
+    WHERE state = 1 AND settled_at >= ?1 AND settled_at < ?2 AND (dedup_hash IS NULL OR dedup_until < ?3)
+    ORDER BY settled_at LIMIT ?4";
+const REPLAYED: &str = "SELECT id, id FROM delivery INDEXED BY delivery_dead
+    WHERE state = 2 AND id >= ?1 AND settled_at < ?2 AND replayed_as IS NOT NULL AND (dedup_hash IS NULL OR dedup_until < ?3)
+    ORDER BY id LIMIT ?4";
+const WITH_CONTENTS: &str = "SELECT id, settled_at FROM delivery INDEXED BY delivery_delivered
+    WHERE state = 1 AND settled_at >= ?1 AND settled_at < ?2 AND ?3 > 0 AND NOT stripped
+    ORDER BY settled_at LIMIT ?4";
+
+/// Removes what was found.
+pub(super) fn purge(connection: &Connection, purge: &Purge) -> rusqlite::Result<()> {
+    match purge {
+        Purge::Deliveries(ids) => {
+            ids.iter().try_for_each(|id| operator::remove(connection, *id).map(drop))?;
         }
-        Purge::Contents => {
-            let ids = select(
-                connection,
-                "SELECT id FROM delivery INDEXED BY delivery_delivered
-                 WHERE state = 1 AND settled_at < ?1 AND ?2 > 0 AND NOT stripped ORDER BY settled_at LIMIT ?3",
-                i64::MAX,
-            )?;
-            for id in &ids {
-                execute(connection, "DELETE FROM body WHERE id = ?1", [id])?;
+        Purge::Contents(ids) => {
+            for id in ids {
+                execute(connection, "DELETE FROM body WHERE id = ?1", [id.0])?;
                 execute(
                     connection,
                     "UPDATE delivery SET stripped = 1, header = x'', body = x'', query = '', traceparent = '' WHERE id = ?1",
-                    [id],
+                    [id.0],
                 )?;
             }
-            ids
         }
-    };
-    give_back(connection)?;
-    Ok(ids.len())
-}
-
-fn select(connection: &Connection, sql: &str, time: i64) -> rusqlite::Result<Vec<i64>> {
-    let batch = i64::try_from(BATCH).unwrap_or(i64::MAX);
-    connection.prepare_cached(sql)?.query_map(params![time, now_ms(), batch], |row| row.get(0))?.collect()
+    }
+    give_back(connection)
 }
 
 /// Free pages are used again before the file grows, so only what is far more than enough goes back.

@@ -8,6 +8,8 @@ use gearway_tests::webhooks::{Known, wait_until_delivered};
 use gearway_tests::{Gateway, Load, Request, wait};
 use serde_json::{Value, json};
 
+use crate::expect;
+
 use super::{PATH, delivering, delivery_id, listed, wait_for_state};
 
 #[tokio::test]
@@ -91,6 +93,42 @@ async fn thousands_are_listed_by_pages_and_replayed_at_once() {
         .filter_map(|call| call.envelope["context"]["delivery"]["replay_of"].as_str().map(str::to_owned))
         .collect();
     assert_eq!(replays.len(), sent, "each ran again, as a delivery of its own");
+}
+
+/// Their ids say when they came, and that was later, by a clock that was set back since.
+#[tokio::test]
+async fn a_clock_that_was_set_back_keeps_nobody_from_replaying() {
+    let (mut gateway, worker) = delivering("", &json!({"mode": "durable"})).await;
+    worker.always(Answer::reply(&json!({"result": {"type": "response", "status": 410, "body": ""}})));
+    drop(gateway.post(PATH, "x").await.expect_status(200));
+    wait_for_state(&gateway, "dead", 1).await;
+    assert!(gateway.sigterm().await.success());
+    let log = rusqlite::Connection::open(gateway.data_dir().join("deliveries.db")).expect("the log");
+    // A day, in ids.
+    let later = "UPDATE delivery SET id = id + (86400000 << 20)";
+    log.execute_batch(later).expect("it came a day later");
+    drop(log);
+    worker.always(Answer::text("well"));
+    gateway.start_again().await;
+    let cli = gateway.cli(&["deliveries", "replay", "--state", "dead", "--json"]).await;
+    assert_eq!((cli.code(), cli.stdout.trim()), (0, r#"{"replayed":1}"#), "{cli:?}");
+    wait_for_state(&gateway, "delivered", 1).await;
+}
+
+/// What was misspelt would otherwise be left out, and more would run again than was meant.
+#[tokio::test]
+async fn a_filter_that_is_not_known_is_refused() {
+    let (gateway, worker) = delivering("", &json!({"mode": "durable"})).await;
+    drop(gateway.post(PATH, "x").await.expect_status(200));
+    wait_for_state(&gateway, "delivered", 1).await;
+    for (method, target) in [("POST", "/v1/deliveries/replay"), ("GET", "/v1/deliveries")] {
+        let target = format!("{target}?route={PATH}&staet=dead");
+        let response = gateway.admin().send(Request::new(method, &target).body("")).await;
+        let error = expect::bad_request(&response);
+        assert!(error["message"].as_str().is_some_and(|message| message.contains("staet")), "{error}");
+    }
+    wait_for_state(&gateway, "delivered", 1).await;
+    assert_eq!(worker.calls().len(), 1);
 }
 
 async fn all_pages(gateway: &Gateway, query: &str) -> Vec<Value> {

@@ -198,12 +198,11 @@ impl Writer {
                 done.replayed = Some(replayed);
                 done.routes.extend(route);
             }
-            Record::ReplayMany(filter, at_most) => {
-                (done.count, done.last, done.routes) =
-                    operator::replay_many(connection, numbers, filter, *at_most)?;
+            Record::ReplayMany(ids) => {
+                (done.count, done.routes) = operator::replay_many(connection, numbers, ids)?;
             }
             Record::Remove(id) => done.count = usize::from(operator::remove(connection, *id)?),
-            Record::Purge(purge) => done.count = upkeep::purge(connection, *purge)?,
+            Record::Purge(purge) => upkeep::purge(connection, purge)?,
         }
         Ok(done)
     }

@@ -235,7 +235,12 @@ fn make(connection: &Connection, numbers: &mut Numbers, model: &mut Model, chang
                 .filter(|(_, entry)| entry.state == State::Dead && !entry.was_replayed)
                 .map(|(id, _)| *id)
                 .collect();
-            operator::replay_many(connection, numbers, &filter, 100).unwrap();
+            let found = operator::replayable(connection, &filter, 100).unwrap();
+            assert_eq!(found, meant);
+            // What was replayed meanwhile is not replayed again.
+            let twice = [found.clone(), found].concat();
+            let (count, _) = operator::replay_many(connection, numbers, &twice).unwrap();
+            assert_eq!(count, meant.len());
             for id in meant {
                 let copy = connection
                     .query_row("SELECT replayed_as FROM delivery WHERE id = ?1", [id.0], |row| row.get(0))
