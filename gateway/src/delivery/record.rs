@@ -37,6 +37,13 @@ pub struct RouteName {
     pub method: Method,
 }
 
+impl RouteName {
+    /// Whether requests for different paths match it.
+    pub(super) fn has_many_paths(&self) -> bool {
+        self.path.ends_with('/') || self.path.contains('{')
+    }
+}
+
 /// A request that was accepted, free of the connection that it came over.
 #[derive(Debug)]
 pub struct Delivery {

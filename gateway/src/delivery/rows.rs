@@ -364,6 +364,34 @@ pub(super) fn window(
         .collect()
 }
 
+/// A route's pending deliveries that are due, after that one in the order of their times, and the path of each.
+pub(super) fn paths(
+    connection: &Connection,
+    route: RouteId,
+    after: Option<(i64, Id)>,
+    due_by: i64,
+    at_most: usize,
+) -> rusqlite::Result<Vec<(Id, i64, String)>> {
+    let (due_at, id) = after.unwrap_or((i64::MIN, Id(0)));
+    connection
+        .prepare_cached(
+            "SELECT id, due_at, raw_path FROM delivery INDEXED BY delivery_pending
+             WHERE state = 0 AND route = ?1 AND due_at >= ?2 AND due_at <= ?4 AND (due_at > ?2 OR id > ?3)
+             ORDER BY due_at, id LIMIT ?5",
+        )?
+        .query_map(params![route, due_at, id.0, due_by, i64::try_from(at_most).unwrap_or(i64::MAX)], |row| {
+            Ok((Id(row.get(0)?), row.get(1)?, row.get(2)?))
+        })?
+        .collect()
+}
+
+pub(super) fn name_of(connection: &Connection, route: RouteId) -> rusqlite::Result<Option<RouteName>> {
+    connection
+        .prepare_cached("SELECT path, method FROM route WHERE id = ?1")?
+        .query_row([route], route_name)
+        .optional()
+}
+
 /// Every route with pending deliveries, the first of each that is due, and when it is. The index is skipped through, so that the number of
 /// deliveries does not matter.
 pub(super) fn survey(connection: &Connection) -> rusqlite::Result<Vec<(RouteId, Id, i64)>> {

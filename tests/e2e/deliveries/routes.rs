@@ -111,6 +111,35 @@ async fn a_path_that_changes_hands_goes_on() {
     wait_for_state(&gateway, "delivered", 4).await;
 }
 
+/// A handler of many paths is replaced by one of a single path: what is left of the others keeps nothing of that one waiting.
+#[tokio::test]
+async fn what_waits_for_another_handler_holds_up_no_path() {
+    for (is_known, others) in [(true, 300), (false, 3)] {
+        let (gateway, worker) = (Gateway::start("").await, ScriptedWorker::start("worker"));
+        let durable = |name: &str| json!({"name": name, "delivery": {"mode": "durable"}});
+        let registered =
+            worker.register(&gateway, &Registration::new("worker").handler_with(durable("hooks/"))).await;
+        worker.server().refuse().await;
+        if is_known {
+            drop(gateway.worker_side().deregister(&registered.worker_id).await.expect_status(204));
+        }
+        for number in 0..others {
+            drop(gateway.post(&format!("/hooks/{number}"), "").await.expect_status(200));
+        }
+        for path in ["/hooks/mine", "/hooks/0", "/hooks/mine"] {
+            drop(gateway.post(path, "").await.expect_status(200));
+        }
+        worker.server().accept();
+        worker.register(&gateway, &Registration::new("worker").handler_with(durable("hooks/mine"))).await;
+        for number in 0..2 {
+            assert_eq!(worker.call(number).await.envelope["param"]["path"], "/hooks/mine");
+        }
+        wait_for_state(&gateway, "pending", others + 1).await;
+        worker.register(&gateway, &Registration::new("worker").handler_with(durable("hooks/"))).await;
+        wait_for_state(&gateway, "delivered", others + 3).await;
+    }
+}
+
 /// As many calls as deliveries may have: what is sent to other routes waits, and neither counts as in flight meanwhile nor is forgotten,
 /// though many before it have no worker.
 #[tokio::test]

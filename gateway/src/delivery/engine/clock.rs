@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use tracing::error;
 
 use super::Running;
-use crate::delivery::record::now_ms;
+use super::turns::WINDOW;
+use crate::delivery::record::{Id, RouteName, now_ms};
 use crate::delivery::rows::{self, RouteId};
 use crate::registry::Handler;
 
@@ -15,6 +16,8 @@ pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// How often the log is asked which routes have something that is due. Everything has other ways of being noticed; this one finds
 /// what another process appended, and what a clock that was set back hid.
 const SURVEY: Duration = Duration::from_secs(5);
+/// How many deliveries are looked at with each survey that stand behind another one.
+const PASSED: usize = 16 * WINDOW;
 
 impl Running {
     /// Has the log asked again when something will be due. One reminder for a route is enough: the log knows what follows.
@@ -69,7 +72,61 @@ impl Running {
                 }
                 Err(error) => error!(%error, "the log of deliveries cannot be read"),
             }
+            self.pass_blocked();
         }
+    }
+
+    /// What keeps a route's first delivery may not keep those behind it: paths that one handler had may be those of several by now. Looks at
+    /// the next few behind the first of each route that is blocked, and lets those go before it that can.
+    fn pass_blocked(&mut self) {
+        let mut left = PASSED;
+        let mut looked_at = Vec::new();
+        let mut blocked = std::mem::take(&mut self.blocked).into_iter();
+        while left > 0
+            && let Some(route) = blocked.next()
+        {
+            match self.pass_first(route, &mut left) {
+                Ok(true) => self.turns.push_back(route),
+                Ok(false) => looked_at.push(route),
+                Err(error) => {
+                    error!(%error, "the log of deliveries cannot be read");
+                    looked_at.push(route);
+                }
+            }
+        }
+        // Those for whom nothing was left are the first ones next time.
+        self.blocked = blocked.chain(looked_at).collect();
+    }
+
+    /// Whether something can go before the route's first delivery.
+    fn pass_first(&mut self, route: RouteId, left: &mut usize) -> rusqlite::Result<bool> {
+        let Some(queue) = self.queues.get_mut(&route) else { return Ok(false) };
+        if queue.not_before.is_some_and(|at| at > Instant::now()) {
+            return Ok(false);
+        }
+        let at_most = WINDOW.min(*left);
+        // The look itself costs something too.
+        *left -= 1;
+        let Some(name) = rows::name_of(&self.engine.reader, route)?.filter(RouteName::has_many_paths) else {
+            return Ok(false);
+        };
+        let found = rows::paths(&self.engine.reader, route, queue.passed, now_ms(), at_most)?;
+        *left = left.saturating_sub(found.len());
+        queue.passed = found.last().filter(|_| found.len() == at_most).map(|(id, due_at, _)| (*due_at, *id));
+        let courier = &self.engine.courier;
+        let mut can_go: Vec<Id> = found
+            .into_iter()
+            .filter(|(id, _, path)| {
+                !queue.taken.contains(id)
+                    && courier.look_up(path, &name.method, Handler::is_available) == Some(true)
+            })
+            .map(|(id, _, _)| id)
+            .collect();
+        can_go.retain(|id| !queue.arrived.iter().any(|arrival| arrival.id == *id));
+        queue.window.retain(|id| !can_go.contains(id));
+        let is_some = !can_go.is_empty();
+        can_go.into_iter().rev().for_each(|id| queue.window.push_front(id));
+        Ok(is_some)
     }
 
     /// A route whose workers are still away costs no look into the log.

@@ -27,6 +27,8 @@ pub(super) struct Queue {
     pub(super) probe: Option<(Box<str>, Method)>,
     /// The workers were there, and asked to be left alone for a while.
     pub(super) not_before: Option<Instant>,
+    /// How far those were looked at that stand behind one which is blocked: when the last of them was due, and its id.
+    pub(super) passed: Option<(i64, Id)>,
     /// The route is among the turns, the blocked or the held.
     pub(super) waits_elsewhere: bool,
 }

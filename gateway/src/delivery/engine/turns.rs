@@ -23,7 +23,7 @@ use crate::registry::{Handler, Rotation};
 const PER_REPLICA: u32 = 32;
 /// Ends that are not recorded yet. Beyond them nothing new begins, for the disk is in trouble.
 const MOST_UNRECORDED: usize = 4096;
-const WINDOW: usize = 256;
+pub(super) const WINDOW: usize = 256;
 
 /// What came of an attempt to begin a route's next delivery.
 enum Begun {
@@ -120,9 +120,10 @@ impl Running {
         let look =
             |handler: &Handler| (Arc::clone(&handler.group.name), handler.is_available(), room(handler));
         let Some((group, available, room)) = self.engine.courier.look_up(path, method, look) else {
-            // Nobody knows the route: it was forgotten, or its worker serves something else now. Others with the same label may fare better.
-            queue.probe = None;
-            queue.window.push_back(id);
+            // Nobody knows the route: it was forgotten, or its worker serves something else now. Others with the same label may fare better,
+            // and are looked for with the next survey.
+            queue.probe = Some(probe(&delivery));
+            queue.window.push_front(id);
             return Begun::Blocked;
         };
         queue.probe = Some(probe(&delivery));
