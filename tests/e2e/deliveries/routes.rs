@@ -49,6 +49,29 @@ async fn a_slow_or_dead_route_holds_up_no_other() {
     assert!(away.calls().len() == 100 && worker.calls().len() == 200, "each ran once");
 }
 
+/// Where deliveries may have few calls at once, one route does not get all of them.
+#[tokio::test]
+async fn a_slow_route_leaves_room_in_a_small_gateway() {
+    let gateway = Gateway::start("[limits]\nmax_in_flight = 16\nrequest_timeout = \"10m\"").await;
+    let (slow, quick) = (ScriptedWorker::start("slow"), ScriptedWorker::start("quick"));
+    for worker in [(&slow, "slow"), (&quick, "quick")] {
+        let handler = json!({"name": worker.1, "delivery": {"mode": "durable"}});
+        worker.0.register(&gateway, &Registration::new(worker.1).handler_with(handler)).await;
+    }
+    let gate = Gate::default();
+    slow.always(Answer::text("at last").after(&gate));
+    for number in 0..20 {
+        drop(gateway.post("/slow", number.to_string()).await.expect_status(200));
+    }
+    drop(slow.call(3).await);
+    for number in 0..20 {
+        drop(gateway.post("/quick", number.to_string()).await.expect_status(200));
+    }
+    wait_for_state(&gateway, "delivered", 20).await;
+    gate.open();
+    wait_for_state(&gateway, "delivered", 40).await;
+}
+
 /// A backlog reaches a worker that returns no faster than it takes it: never more at once than its share, of
 /// which one route gets half.
 #[tokio::test]

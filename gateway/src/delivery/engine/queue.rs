@@ -97,6 +97,10 @@ impl Calls {
         self.0.get(group).copied().unwrap_or(0)
     }
 
+    pub(super) fn of_all(&self) -> u32 {
+        self.0.values().sum()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -78,7 +78,9 @@ impl Running {
         }
         queue.not_before = None;
         let most = u32::try_from(config.limits.max_in_flight / 2).unwrap_or(u32::MAX).max(1);
-        if self.calls >= most || self.unrecorded >= MOST_UNRECORDED {
+        // As among the routes of one group, none has more than what is left to others.
+        let (calls, left) = (queue.calls.of_all(), most.saturating_sub(self.calls));
+        if left == 0 || (calls > 0 && calls >= left) || self.unrecorded >= MOST_UNRECORDED {
             return Begun::HeldByAll;
         }
         let (id, arrival) = match queue.next_arrived(&self.engine.waiting) {
