@@ -173,9 +173,9 @@ impl Log {
         }
     }
 
-    /// Whether somebody found no room lately.
-    pub(super) fn lacks_room(&self) -> bool {
-        self.shared.lacks_room.load(Ordering::Relaxed)
+    /// Whether somebody found no room since this was last asked, and nobody did after that.
+    pub(super) fn take_want_of_room(&self) -> bool {
+        self.shared.lacks_room.swap(false, Ordering::Relaxed)
     }
 
     /// Told when somebody found no room.

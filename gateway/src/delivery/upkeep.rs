@@ -1,7 +1,7 @@
 //! What time does to deliveries: those that were delivered go, and their room goes back to the file system.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -73,14 +73,23 @@ pub(super) async fn run(
         drop(log.record(Record::Purge(Purge::Deliveries(Vec::new()))).await);
         sweep(Wanted::DeliveredBefore(outdated), &|| true).await;
         sweep(Wanted::ReplayedBefore(outdated), &|| true).await;
-        // What is to come is worth more than what was delivered: nine tenths full is full, and room is made until a tenth of that is free.
+        // What is to come is worth more than what was delivered: nine tenths full is full, and then a tenth is freed. So it is where somebody
+        // found no room, once for each time: what operators may still want to look at does not go for somebody who has long been served.
+        let stored = log.stored_bytes();
         let high = webhooks.max_stored / 10 * 9;
-        if log.stored_bytes() > high || log.lacks_room() {
-            let is_needed = || log.stored_bytes() > high / 10 * 9 || log.lacks_room();
+        let lacks_room = log.take_want_of_room();
+        if stored > high || lacks_room {
+            let enough = stored.min(high) / 10 * 9;
+            let looked = Instant::now();
+            let is_needed = || log.stored_bytes() > enough;
             for wanted in
                 [Wanted::DeliveredBefore(now_ms()), Wanted::ReplayedBefore(now_ms()), Wanted::Contents]
             {
                 sweep(wanted, &is_needed).await;
+            }
+            if is_needed() {
+                // Looking through a large log again and again, for each who is refused, would take a processor for itself.
+                tokio::time::sleep(looked.elapsed().min(EVERY)).await;
             }
         }
     }

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use gearway_tests::disk::{FailingDisk, SmallDisk, skipped, strace_is_there};
+use gearway_tests::server::Answer;
 use gearway_tests::webhooks::{DeliveryWorkers, Senders, doubled, lost, wait_until_delivered};
 use gearway_tests::{Gateway, Registration, Request, ScriptedWorker, gateway::Builder, wait};
 use serde_json::json;
 
-use super::{PATH, delivering, delivery_id, registration, wait_for_state};
+use super::{PATH, delivering, delivery_id, listed, registration, wait_for_state};
 use crate::expect;
 
 const SENDERS: usize = 8;
@@ -162,6 +163,30 @@ async fn a_full_log_refuses_and_recovers() {
     })
     .await;
     wait_for_state(&gateway, "pending", 0).await;
+}
+
+/// A log that was full once gives up as much as makes room, and not everything that operators could still look at.
+#[tokio::test]
+async fn a_full_log_keeps_what_it_has_room_for() {
+    const HALF: f64 = 4.0 * 1024.0 * 1024.0;
+    let (gateway, worker) =
+        delivering("[webhooks]\nmax_stored = \"8MiB\"", &json!({"mode": "durable"})).await;
+    worker.always(Answer::text("done"));
+    let body = "x".repeat(10_000);
+    let mut kept = 0;
+    while gateway.post(PATH, body.clone()).await.status == 200 {
+        kept += 1;
+    }
+    assert!(kept > 400, "{kept}");
+    // Counted again once room was made, and nobody has been refused since.
+    wait::until("half of it is still there", async || {
+        let metrics = gateway.admin().get("/metrics").await.text();
+        let stored = metrics.lines().find_map(|line| line.strip_prefix("gearway_deliveries_stored_bytes "));
+        let stored: f64 = stored.and_then(|stored| stored.trim().parse().ok()).unwrap_or(0.0);
+        (stored > HALF).then_some(())
+    })
+    .await;
+    assert!(listed(&gateway, "limit=1000").await.len() > kept / 2);
 }
 
 /// What was delivered goes once `webhooks.retention` is over; what was not stays, for a worker that may come.
