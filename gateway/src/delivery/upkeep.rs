@@ -90,6 +90,9 @@ pub(super) async fn run(
             if is_needed() {
                 // Looking through a large log again and again, for each who is refused, would take a processor for itself.
                 tokio::time::sleep(looked.elapsed().min(EVERY)).await;
+            } else {
+                // Who was refused meanwhile has room now, too.
+                log.take_want_of_room();
             }
         }
     }

@@ -105,6 +105,8 @@ impl Writer {
                 self.since_moved += written;
                 self.since_measured += written;
                 self.tell(appends, appended);
+                // Whoever makes room asks next how much there is.
+                self.measure_if_due(made_room);
                 for ((record, answer), done) in records.into_iter().zip(done) {
                     if let Record::Remove(id) = record {
                         self.inbox.remove(id);
@@ -113,7 +115,6 @@ impl Writer {
                     // Whoever no longer waits has given up the answer, and not the change.
                     drop(answer.send(Ok(done)));
                 }
-                self.measure_if_due(made_room);
                 self.merge_if_due()
             }
             Err(LogError::Store(error)) if error.is_final() => {
