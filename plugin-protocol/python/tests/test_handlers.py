@@ -275,6 +275,8 @@ def raising(error: BaseException) -> Callable[[Request], object]:
         ),
         (KeyError("canary"), 500, UNEXPECTED),
         (SystemExit(3), 500, UNEXPECTED),
+        (StopIteration("canary"), 500, UNEXPECTED),
+        (GeneratorExit("canary"), 500, UNEXPECTED),
         (asyncio.CancelledError(), 500, UNEXPECTED),
         (NotFound("no such order"), 404, {"name": "ResourceNotFound", "code": 110, "message": "no such order"}),
         (Unauthorized("who?"), 401, {"name": "NotAuthenticated", "code": 101, "message": "who?"}),

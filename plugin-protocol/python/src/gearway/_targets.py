@@ -38,7 +38,7 @@ class Pool:
     async def run(self, function: Callable[[], T]) -> T:
         context = contextvars.copy_context()
         return await asyncio.get_running_loop().run_in_executor(
-            self._executor, cast("Callable[[], T]", functools.partial(context.run, function))
+            self._executor, cast("Callable[[], T]", functools.partial(context.run, _held_by_a_future, function))
         )
 
     def keep(self, task: asyncio.Task[Any]) -> None:
@@ -50,6 +50,14 @@ class Pool:
         while self._background:
             await asyncio.wait(self._background)
         self._executor.shutdown(wait=False)
+
+
+def _held_by_a_future(function: Callable[[], T]) -> T:
+    """A future that is given one of these, as by ``next()`` of what is empty, is never done: the call would hang."""
+    try:
+        return function()
+    except (StopIteration, GeneratorExit) as raised:
+        raise RuntimeError(f"the handler raised {type(raised).__name__}") from raised
 
 
 class Target(Protocol):
