@@ -154,6 +154,41 @@ def test_what_is_yes_or_no_is_a_bool(worker: Worker, option: str) -> None:
         worker.mount("shop/", lambda environ, start_response: [], **options)
 
 
+@pytest.mark.parametrize("wrong", ["5", [1], True, float("nan"), float("inf"), 0, -1, timedelta(0)])
+def test_a_timeout_is_told_where_it_is_written(worker: Worker, wrong: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="'foo': timeout is in seconds and at least"):
+        worker.handler("foo", timeout=wrong)(print)
+    with pytest.raises((TypeError, ValueError), match="'shop/': timeout is in seconds"):
+        worker.mount("shop/", lambda environ, start_response: [], timeout=wrong)
+
+
+@pytest.mark.parametrize("wrong", [None, 5, [None], [5], b"GET", [], "TRACE", "GET,POST"])
+def test_methods_are_told_where_they_are_written(worker: Worker, wrong: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="'foo': method must be some of GET, POST"):
+        worker.handler("foo", method=wrong)(print)
+
+
+def test_a_decorator_without_its_name_is_told(worker: Worker) -> None:
+    """It would take the function for the name, and register nothing."""
+    handler: Any = worker.handler
+    with pytest.raises(ValueError, match="a handler's name is its path"):
+        handler(print)
+
+
+def test_what_cannot_be_called_is_told(worker: Worker) -> None:
+    nothing: Any = None
+    with pytest.raises(TypeError, match="'foo': a handler is a function, not None"):
+        worker.handler("foo")(nothing)
+    with pytest.raises(TypeError, match="'shop/': an application can be called, unlike None"):
+        worker.mount("shop/", nothing)
+    with pytest.raises(ValueError, match="a handler's name is its path"):
+        worker.mount(nothing, nothing)
+    interface: Any = "flask"
+    with pytest.raises(ValueError, match="'shop/': interface must be 'auto', 'wsgi' or 'asgi', not 'flask'"):
+        worker.mount("shop/", lambda environ, start_response: [], interface=interface)
+    assert worker.routes == []
+
+
 @dataclass
 class Point:
     x: int
@@ -226,6 +261,9 @@ def as_async(function: Callable[[Request], object]) -> Callable[[Request], Any]:
         (("a", "b"), "is the status, an int"),
         (("a", 700), "cannot have status 700"),
         (Response("x", headers={"X-A": "→"}), "X-A has a character that is not Latin-1"),
+        (Response("x", headers={"X-A": "\x00"}), "X-A has a control character"),
+        (("x", 200, {"X A": "1"}), "'X A' is no header's name"),
+        (("x", 200, {"": "1"}), "'' is no header's name"),
     ],
     ids=lambda value: repr(value)[:30],
 )
@@ -304,6 +342,27 @@ def test_raises(
 def test_codes_that_are_nobodys() -> None:
     with pytest.raises(ValueError, match="your own start at 10000"):
         Error(500, "?")
+    with pytest.raises(ValueError, match="your own start at 10000"):
+        Error(2**32, "?")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("sold out", 10_001), "code must be an int, not 'sold out'"),
+        ((10_001.5, "sold out"), "code must be an int, not 10001.5"),
+        ((10_001, 5), "message must be a str, not 5"),
+    ],
+)
+def test_an_error_that_no_reply_can_hold_is_told_where_it_is_made(arguments: Any, reason: str) -> None:
+    with pytest.raises(TypeError, match=reason):
+        Error(*arguments)
+    name: Any = 5
+    with pytest.raises(TypeError, match="name must be a str, not 5"):
+        Error(10_001, name=name)
+    info: Any = ["left", 4]
+    with pytest.raises(TypeError, match="info must be a dict, not \\['left', 4\\]"):
+        Error(10_001, info=info)
 
 
 def test_http_exceptions_keep_their_status_and_headers(worker: Worker, client: Client) -> None:

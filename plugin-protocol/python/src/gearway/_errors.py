@@ -75,6 +75,7 @@ _STATUS = {
 }
 
 FIRST_OWN_CODE = 10000
+LARGEST_CODE = 2**32 - 1
 
 
 class Error(Exception):
@@ -93,7 +94,16 @@ class Error(Exception):
         info: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__(code, message)
-        if code < FIRST_OWN_CODE:
+        # A reply with anything else is one that the gateway cannot read, and the client would get 502.
+        if not isinstance(code, int):
+            raise TypeError(f"code must be an int, not {code!r}")
+        if message is not None and not isinstance(message, str):
+            raise TypeError(f"message must be a str, not {message!r}")
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"name must be a str, not {name!r}")
+        if info is not None and not isinstance(info, Mapping):
+            raise TypeError(f"info must be a dict, not {info!r}")
+        if not FIRST_OWN_CODE <= code <= LARGEST_CODE:
             try:
                 code = ErrorCode(code)
             except ValueError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,10 @@ _CONNECTION_HEADERS = frozenset(
 )
 
 
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+
 def encode(value: object, environ: WSGIEnvironment) -> bytes:
     """Raises TypeError for what no handler may return, ValueError for what JSON or HTTP cannot carry."""
     if isinstance(value, str):
@@ -78,6 +83,10 @@ def response(status: int, headers: Iterable[tuple[str, str]], body: bytes | byte
     for name, value in headers:
         if name.lower() in _CONNECTION_HEADERS:
             continue
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no header's name")
+        if _CONTROL.search(value):
+            raise ValueError(f"header {name} has a control character: {value!r}")
         try:
             value.encode("latin-1")
         except UnicodeEncodeError:

@@ -98,15 +98,20 @@ class Worker:
         The function stays as it was. Raises ValueError when another function has the path and method.
         """
 
+        # Here and not in decorate: `@gearway.handler` without its name would give it the function, and be done.
+        Pattern.of(name)
+
         def decorate(function: F) -> F:
+            if not callable(function):
+                raise TypeError(f"handler {name!r}: a handler is a function, not {function!r}")
             self._add(
                 function,
                 Route(
                     name=name,
-                    methods=_methods(method),
+                    methods=_methods(name, method),
                     user_required=user_required,
                     key_required=key_required,
-                    timeout_ms=_timeout_ms(timeout),
+                    timeout_ms=_timeout_ms(name, timeout),
                     idempotent=idempotent,
                     verify=verify,
                     delivery=delivery,
@@ -135,8 +140,13 @@ class Worker:
         It answers its own routes below ``/shop/`` unchanged, for every method. ``interface`` says which kind it is when
         that cannot be seen: "auto" takes what is called with ``await`` for ASGI. The others are as for ``handler``.
         """
+        Pattern.of(name)
         if not name.endswith(("/", ":")):
             raise ValueError(f"an application is mounted on a subtree: write {name + '/'!r}, not {name!r}")
+        if not callable(application):
+            raise TypeError(f"handler {name!r}: an application can be called, unlike {application!r}")
+        if interface not in ("auto", "wsgi", "asgi"):
+            raise ValueError(f"handler {name!r}: interface must be 'auto', 'wsgi' or 'asgi', not {interface!r}")
         if interface == "asgi" or (interface == "auto" and is_async(application)):
             target: Target = AsgiMount(name, cast("AsgiApplication", application))
         else:
@@ -148,7 +158,7 @@ class Worker:
                 methods=METHODS,
                 user_required=user_required,
                 key_required=key_required,
-                timeout_ms=_timeout_ms(timeout),
+                timeout_ms=_timeout_ms(name, timeout),
                 idempotent=idempotent,
                 verify=verify,
                 delivery=delivery,
@@ -203,12 +213,14 @@ class Worker:
         return fields
 
 
-def _methods(method: Iterable[str] | str) -> tuple[str, ...]:
-    given = (method,) if isinstance(method, str) else method
-    methods = tuple(dict.fromkeys(one.upper() for one in given))
+def _methods(name: str, method: Iterable[str] | str) -> tuple[str, ...]:
+    given: object = (method,) if isinstance(method, str) else method
+    listed = list(given) if isinstance(given, Iterable) and not isinstance(given, bytes) else [given]
+    methods = tuple(dict.fromkeys(one.upper() if isinstance(one, str) else repr(one) for one in listed))
     unknown = [one for one in methods if one not in METHODS]
     if unknown or not methods:
-        raise ValueError(f"method must be some of {', '.join(METHODS)}, not {', '.join(unknown) or 'none'}")
+        told = ", ".join(unknown) or "none"
+        raise ValueError(f"handler {name!r}: method must be some of {', '.join(METHODS)}, not {told}")
     return methods
 
 
@@ -219,13 +231,16 @@ def _is_object(value: object) -> bool:
         return False
 
 
-def _timeout_ms(timeout: float | timedelta | None) -> int | None:
+def _timeout_ms(name: str, timeout: float | timedelta | None) -> int | None:
     if timeout is None:
         return None
-    seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
-    milliseconds = round(seconds * 1000)
+    try:
+        seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+        milliseconds = 0 if isinstance(timeout, bool) else round(seconds * 1000)
+    except (TypeError, ValueError, OverflowError):
+        milliseconds = 0
     if milliseconds < 1:
-        raise ValueError(f"timeout is in seconds and at least 0.001, not {seconds}")
+        raise ValueError(f"handler {name!r}: timeout is in seconds and at least 0.001, not {timeout!r}")
     return milliseconds
 
 
