@@ -53,8 +53,10 @@ export class Worker {
         `handler ${JSON.stringify(name)}: the worker runs already, and its routes are registered`,
       );
     }
-    if (typeof optionsOrRun === "function") this.#routes.add(name, {}, optionsOrRun);
-    else this.#routes.add(name, optionsOrRun, /** @type {HandlerFunction} */ (run));
+    if (typeof optionsOrRun === "function") {
+      if (run !== undefined) throw new TypeError(misplaced("handler", name));
+      this.#routes.add(name, {}, optionsOrRun);
+    } else this.#routes.add(name, optionsOrRun, /** @type {HandlerFunction} */ (run));
   }
 
   /**
@@ -63,9 +65,10 @@ export class Worker {
    * @param {FetchApp} [app]
    */
   mount(path, optionsOrApp, app) {
-    const isApp = typeof optionsOrApp === "function" || "fetch" in optionsOrApp;
+    const isApp = app === undefined || typeof optionsOrApp === "function" || "fetch" in optionsOrApp;
+    if (isApp && app !== undefined) throw new TypeError(misplaced("mount", path));
     const [options, mounted] = isApp ? [{}, optionsOrApp] : [optionsOrApp, app];
-    const subtree = /[/:]$/.test(path) ? path : `${path}/`;
+    const subtree = typeof path !== "string" || /[/:]$/.test(path) ? path : `${path}/`;
     this.handler(
       subtree,
       { methods: METHODS, .../** @type {HandlerOptions} */ (options) },
@@ -165,6 +168,17 @@ export function registrationOf({ name, version, maxConcurrency }, routes) {
     features: [],
     handlers: routes.all.map(({ spec }) => spec),
   };
+}
+
+/**
+ * What would be ignored may be all that keeps strangers out.
+ *
+ * @param {string} method
+ * @param {string} name
+ */
+function misplaced(method, name) {
+  const as = `${method}(name, options, …)`;
+  return `${method} ${JSON.stringify(name)}: the options come before what they are for, as in ${as}`;
 }
 
 /**

@@ -350,6 +350,17 @@ test("a Hono app is mounted unchanged", async () => {
   assert.equal((await client.fetch("/shop/items/7", { method: "HEAD" })).status, 200);
 });
 
+test("options behind the function are refused: it would be served without them", () => {
+  const worker = /** @type {any} */ (new Worker());
+  const reason = /the options come before/;
+  assert.throws(() => worker.handler("private", () => "secret", { userRequired: true }), reason);
+  assert.throws(() => worker.mount("private/", { fetch: () => new Response() }, { userRequired: true }), reason);
+  assert.throws(() => worker.mount("private/"), /function or have a fetch method/);
+  assert.throws(() => worker.mount("private/", 5), /function or have a fetch method/);
+  assert.throws(() => worker.mount(5, { fetch: () => new Response() }), /the name must be a string/);
+  assert.equal(worker.size, 0);
+});
+
 test("fetch functions and objects are mounted, with options", async () => {
   const worker = new Worker({ logger: new Log() });
   worker.mount("f/", (request) => new Response(request.url));
