@@ -87,6 +87,9 @@ export class HandlerError extends Error {
         `HandlerError: code ${code} is neither one of ErrorCode nor a whole number from ${FIRST_OWN_CODE} on`,
       );
     }
+    if (name !== undefined && typeof name !== "string") {
+      throw new TypeError("HandlerError: name must be a string");
+    }
     if (info !== undefined && (info === null || typeof info !== "object" || Array.isArray(info))) {
       throw new TypeError("HandlerError: info must be an object");
     }
@@ -127,5 +130,8 @@ export function statusOf(code) {
  * @param {HandlerError} error
  */
 export function encodeError({ code, name, message, info }) {
-  return JSON.stringify({ error: { code, name, message, info } });
+  // Half a surrogate pair cannot be UTF-8, and the gateway could not read the reply.
+  return JSON.stringify({ error: { code, name, message, info } }, (_, value) =>
+    typeof value === "string" ? value.toWellFormed() : value,
+  );
 }

@@ -59,5 +59,11 @@ function asJson(level, message, fields) {
  * @param {unknown} value
  */
 function text(value) {
-  return typeof value === "string" ? value : inspect(value, { depth: 4 });
+  if (typeof value === "string") return value;
+  try {
+    return inspect(value, { depth: 4 });
+  } catch {
+    // Getters of its own: they are no reason to leave the client without an answer.
+    return `a ${typeof value} that cannot be shown`;
+  }
 }

@@ -123,6 +123,11 @@ function json(value) {
   if (value instanceof ReadableStream || value instanceof Blob || value instanceof FormData) {
     throw new TypeError(`a handler returned a ${value.constructor.name}: return new Response(value)`);
   }
+  if (types.isGeneratorObject(value)) {
+    throw new TypeError(
+      "a handler returned a generator: return an array of what it yields, or new Response(ReadableStream.from(value))",
+    );
+  }
   /** @type {string | undefined} */
   let text;
   try {

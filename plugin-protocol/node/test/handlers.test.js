@@ -12,6 +12,7 @@ import {
   currentRequestId,
   currentUserId,
 } from "gearway";
+import { streamLogger } from "../src/log.js";
 import { Log } from "./support/log.js";
 
 /**
@@ -93,10 +94,20 @@ const REFUSED = /** @type {[string, () => unknown, RegExp][]} */ ([
   ["a circle", () => CIRCLE, /cannot be JSON.*circular/i],
   ["a function", () => () => 1, /returned a function/],
   ["a symbol", () => Symbol("a"), /returned a symbol/],
+  ["a generator", () => pieces(), /a handler returned a generator.*ReadableStream\.from/],
+  ["an asynchronous generator", () => laterPieces(), /a handler returned a generator/],
   ["a bare stream", () => new Blob(["a"]).stream(), /return new Response\(value\)/],
   ["Response.error()", () => Response.error(), /status 0/],
   ["a Response that was read", readResponse, /Body/],
 ]);
+
+function* pieces() {
+  yield "a";
+}
+
+async function* laterPieces() {
+  yield "a";
+}
 
 async function readResponse() {
   const response = new Response("a");
@@ -186,6 +197,31 @@ test("info that cannot be JSON is an error of the handler", async () => {
   assert.match(log.messages("error")[0], /info/);
 });
 
+test("half a surrogate pair in an error, as slice() leaves it, is no reason to lose the error", async () => {
+  const { client } = serving(() => {
+    throw new HandlerError(10001, "no 😀".slice(0, -1), { info: { name: "😀".slice(1) } });
+  });
+  const { code, message, info } = (await jsonOf(await client.fetch("/a/"))).error;
+  assert.deepEqual({ code, message, info }, { code: 10001, message: "no \ufffd", info: { name: "\ufffd" } });
+});
+
+test("an error that cannot even be shown is logged", () => {
+  let written = "";
+  const stream = /** @type {any} */ ({ write: (/** @type {string} */ text) => (written += text) });
+  class Lazy extends Error {
+    /** @returns {string} */
+    get message() {
+      throw new Error("not now");
+    }
+    /** @returns {string} */
+    get stack() {
+      throw new Error("not now");
+    }
+  }
+  streamLogger(stream).error("a handler failed", { error: new Lazy() });
+  assert.match(JSON.parse(written).error, /cannot be shown/);
+});
+
 test("codes are Skygear's, or one's own from 10000 on", () => {
   for (const code of [0, 121, 999, 9_999, 10_000.5, Number.NaN, 2 ** 32]) {
     assert.throws(() => new HandlerError(code, "a"), RangeError);
@@ -193,6 +229,7 @@ test("codes are Skygear's, or one's own from 10000 on", () => {
   assert.equal(new HandlerError(10_000, "a").status, 500);
   assert.equal(new HandlerError(ErrorCode.UserDisabled, "a").status, 403);
   assert.throws(() => new HandlerError(107, "a", { info: /** @type {any} */ ([]) }), TypeError);
+  assert.throws(() => new HandlerError(107, "a", { name: /** @type {any} */ (5) }), /name must be a string/);
 });
 
 test("the context follows what is asynchronous, and calls do not see each other's", async () => {
