@@ -240,6 +240,15 @@ def test_a_refusal_ends_the_worker(app: Path, status: int) -> None:
         worker.wait_for_line("refuses the worker: not you")
 
 
+def test_a_worker_that_cannot_keep_its_place_ends(app: Path) -> None:
+    """Without its place it would serve nobody, and nobody would start it anew."""
+    # Nothing can wait for so long.
+    with FakeGateway(lease_ms=10**30) as gateway, worker_process(app, gateway.url) as worker:
+        assert worker.wait() == 1, worker.output()
+        assert "cannot keep its place in the gateway" in worker.output()
+        assert [asked.method for asked in gateway.rest()] == ["POST", "DELETE"]
+
+
 def test_a_gateway_that_starts_is_waited_for(app: Path) -> None:
     def script(asked: Asked) -> Answer | None:
         answers.append(503)

@@ -79,7 +79,7 @@ class Registrar:
     ) -> None:
         """``registration`` gives all but ``url``, and ``name`` unless the settings have it.
 
-        ``on_refusal`` hears that the first registration cannot succeed.
+        ``on_refusal`` hears that the first registration cannot succeed; with a status of 0, that this thread failed.
         ``await_listener``: somebody else listens at the advertised URL, and perhaps not yet.
         """
         self._settings = settings
@@ -94,7 +94,7 @@ class Registrar:
         self._registering = False
         self._was_registered = False
         self._name = settings.name
-        self._thread = threading.Thread(target=self._keep, name="gearway-registrar", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="gearway-registrar", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -111,6 +111,16 @@ class Registrar:
         if place is not None:
             self._leave(place.worker_id)
         return self._was_registered
+
+    def _run(self) -> None:
+        """What nobody foresaw ends the worker: without this thread it would serve nobody, and look as if it did."""
+        try:
+            self._keep()
+        except Exception as error:
+            _log.exception("the worker cannot keep its place in the gateway")
+            if self._place is not None:
+                self._leave(self._place.worker_id)
+            self._on_refusal(Refused(0, f"{type(error).__name__}: {error}"))
 
     def _keep(self) -> None:
         """Registers, renews, and registers again, until told to stop."""

@@ -98,9 +98,9 @@ async def _serve(worker: Worker, settings: Settings, options: Options, listener:
     registrar.start()
 
     await stop.event.wait()
-    if refusals:
+    if refusals and refusals[0].status != 0:
         _log.error("the gateway at %s refuses the worker: %s", settings.gateway, refusals[0])
-    elif await loop.run_in_executor(None, registrar.stop):
+    elif not refusals and await loop.run_in_executor(None, registrar.stop):
         await asyncio.sleep(_GRACE_S)
     server.should_exit = True
     await endpoint.idle.wait()
