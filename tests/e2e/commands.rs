@@ -4,6 +4,7 @@ use std::process::{Command, Output, Stdio};
 
 use gearway_tests::gateway::{Gateway, gearway};
 use gearway_tests::process::run;
+use gearway_tests::wait::until;
 use gearway_tests::{Registration, ScriptedWorker};
 use serde_json::{Value, json};
 
@@ -121,6 +122,31 @@ async fn routes_and_workers_tell_what_an_operator_asks() {
     let row = &json["workers"][0];
     assert_eq!((&row["state"], &row["calls"], &row["failures"]), (&json!("ejected"), &json!(4), &json!(1)));
     assert!(row["lease_left_ms"].is_number() && row["in_flight"] == 0, "{row}");
+}
+
+/// It says 200 to what it does not know, and an operator who takes its port would be told that a token is revoked.
+#[tokio::test]
+async fn the_public_listener_is_not_taken_for_the_admin_listener() {
+    let gateway = Gateway::start("[workers]\nlease = \"100ms\"\n").await;
+    let public = format!("http://{}", gateway.public_address());
+    until("the gateway takes no worker to be still to come", async || {
+        (gateway.post("/unknown", "").await.status == 200).then_some(())
+    })
+    .await;
+    for words in [
+        ["healthcheck"].as_slice(),
+        &["routes"],
+        &["routes", "forget", "/foo"],
+        &["tokens", "create", "--user", "alice"],
+        &["tokens", "revoke", "1"],
+        &["deliveries", "list"],
+    ] {
+        let arguments = [words, &["--admin", &public]].concat();
+        let finished = gateway.cli(&arguments).await;
+        assert_eq!(finished.code(), 1, "{words:?}: {finished:?}");
+        assert!(finished.stderr.contains("is a gateway's public listener"), "{words:?}: {finished:?}");
+        assert_eq!(finished.stdout, "", "{words:?}");
+    }
 }
 
 #[tokio::test]

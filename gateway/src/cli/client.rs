@@ -94,7 +94,16 @@ impl Client {
         if text.is_empty() {
             return Ok(Value::Null);
         }
-        serde_json::from_str(&text).with_context(|| format!("{} is no gateway's admin listener", self.base))
+        let answer: Value = serde_json::from_str(&text)
+            .with_context(|| format!("{} is no gateway's admin listener", self.base))?;
+        // What the public listener says, with 200, to every path that nobody registered.
+        if answer["result"]["status"] == "OK" {
+            bail!(
+                "{} is a gateway's public listener; name its admin listener with --admin URL or GEARWAY_ADMIN",
+                self.base
+            );
+        }
+        Ok(answer)
     }
 
     fn unreachable(&self, error: reqwest::Error) -> anyhow::Error {
