@@ -52,10 +52,21 @@ def test_gearway_run_serves_the_same_file(fake_gateway: FakeGateway, tmp_path: P
     [
         ("import gearway\ngearway.run()\n", {"GEARWAY_TOKEN": TOKEN}, "has no handlers"),
         (APP, {}, "GEARWAY_TOKEN is not set"),
-        (APP.replace("=7", "=0"), {"GEARWAY_TOKEN": TOKEN}, "max_concurrency must be 1 or more, not 0"),
+        (APP.replace("=7", "=0"), {"GEARWAY_TOKEN": TOKEN}, "a whole number, 1 or more, not 0"),
+        (
+            APP.replace("=7", "='7'"),
+            {"GEARWAY_TOKEN": TOKEN},
+            "max_concurrency must be a whole number, 1 or more",
+        ),
     ],
 )
 def test_what_cannot_be_served_is_said(tmp_path: Path, text: str, variables: dict[str, str], said: str) -> None:
     with Process([sys.executable, str(write(tmp_path, text))], variables, tmp_path) as process:
         assert process.wait() == 1
         assert any(said in line for line in process.lines), process.lines
+
+
+def test_an_option_that_is_no_number_is_said(fake_gateway: FakeGateway, tmp_path: Path) -> None:
+    with worker_process(write(tmp_path, APP), fake_gateway.url, "--threads", "1.5") as process:
+        assert process.wait() == 2
+        process.wait_for_line("argument --threads: must be a whole number, 1 or more, not '1.5'")

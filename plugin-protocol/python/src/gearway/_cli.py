@@ -46,8 +46,8 @@ def run(*, threads: int | None = None, max_concurrency: int | None = None) -> No
     if not _standalone.registers_here:
         return
     for name, value in (("threads", threads), ("max_concurrency", max_concurrency)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be 1 or more, not {value}")
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise ValueError(f"{name} must be a whole number, 1 or more, not {value!r}")
     _prepare_process()
     main_file = getattr(sys.modules["__main__"], "__file__", None)
     try:
@@ -104,10 +104,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number, 1 or more, not {text!r}")
+    return int(text)
 
 
 def _run(options: argparse.Namespace, settings: _settings.Settings, listener: socket.socket) -> int:
