@@ -148,8 +148,7 @@ async fn over_http1<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream:
     let service = async |request: Request<Incoming>| {
         let busy = activity.begin();
         activity.unless_let_go().await;
-        let (mut head, body) = request.into_parts();
-        let mut response = relay.handle(peer, reception, &mut head, body).await;
+        let mut response = relay.handle(peer, reception, request).await;
         relay.shared.in_flight.gather(response.body().len() as u64).await;
         if relay.drain.has_begun() || reception != Reception::Served {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

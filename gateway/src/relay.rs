@@ -16,7 +16,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use http::header::{CONNECTION, LOCATION, RETRY_AFTER};
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use tokio_rustls::rustls::ServerConfig;
 use tracing::warn;
 
@@ -84,8 +84,8 @@ pub enum Reception {
 }
 
 /// A request without its body.
-struct Inbound<'h> {
-    head: &'h Parts,
+struct Inbound {
+    head: Parts,
     peer: SocketAddr,
     peer_is_trusted: bool,
     request_id: String,
@@ -142,13 +142,12 @@ impl Relay {
         &self,
         peer: SocketAddr,
         reception: Reception,
-        head: &mut Parts,
-        body: Incoming,
+        request: Request<Incoming>,
     ) -> Response<Pieces> {
         let config = self.shared.config.load_full();
+        let (mut head, body) = request.into_parts();
         client::drop_connection_headers(&mut head.headers);
-        let settled = client::settle_http2(head);
-        let head = &*head;
+        let settled = client::settle_http2(&mut head);
         let peer_is_trusted = client::is_trusted(peer.ip(), &config.public.trusted_proxies);
         let request_id = client::request_id(&head.headers, peer_is_trusted);
         let inbound = Inbound { head, peer, peer_is_trusted, request_id, arrived: Instant::now() };
@@ -172,7 +171,7 @@ impl Relay {
                 error_response(&error, &inbound.request_id).map(Pieces::from)
             }
         };
-        if client::ends_connection(inbound.head) {
+        if client::ends_connection(&inbound.head) {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         if let Ok(value) = HeaderValue::from_str(&inbound.request_id) {
@@ -186,7 +185,7 @@ impl Relay {
     /// Attempts until one has an answer; between two of them the request is parked.
     async fn relay(
         &self,
-        inbound: &Inbound<'_>,
+        inbound: &Inbound,
         progress: &mut Progress<'_>,
         config: &Config,
     ) -> Result<Response<Pieces>, Error> {
@@ -194,7 +193,7 @@ impl Relay {
             Trace::of_request(&inbound.head.headers, &inbound.request_id, self.dispatcher.tracer.as_ref());
         progress.trail.trace = Some(trace.clone());
         let auth = self.shared.auth.load_full();
-        let host = client::host(inbound.head)?;
+        let host = client::host(&inbound.head)?;
         let remote_addr =
             client::address(inbound.peer.ip(), &inbound.head.headers, &config.public.trusted_proxies)?;
         self.shared.rate_limits.load().check_address(remote_addr)?;
@@ -231,13 +230,13 @@ impl Relay {
     /// Route, authenticate, admit, read, dispatch.
     async fn attempt(
         &self,
-        inbound: &Inbound<'_>,
+        inbound: &Inbound,
         asked: &Asked<'_>,
         progress: &mut Progress<'_>,
         auth: &Authenticator,
         config: &Config,
     ) -> Result<Response<Pieces>, Undelivered> {
-        let Parts { method, headers, uri, .. } = inbound.head;
+        let Parts { method, headers, uri, .. } = &inbound.head;
         let table = self.shared.registry.table();
         let (endpoint, captures) = match table.routes.find(&asked.path) {
             Found::Match { value, captures } => (value, captures),
@@ -270,7 +269,7 @@ impl Relay {
         }
         let passed_on = handler.verify.is_empty() && handler.delivery.is_none();
         let wanted = if passed_on { Wanted::ToPassOn } else { Wanted::Bytes };
-        let (body, admission) = self.receive(&mut progress.body, wanted, inbound.head, config).await?;
+        let (body, admission) = self.receive(&mut progress.body, wanted, &inbound.head, config).await?;
         if !Arc::ptr_eq(&table, &self.shared.registry.table()) {
             return Err(Undelivered::Outdated);
         }
@@ -354,7 +353,7 @@ impl Relay {
     /// section 6.
     async fn park(
         &self,
-        inbound: &Inbound<'_>,
+        inbound: &Inbound,
         asked: &Asked<'_>,
         progress: &mut Progress<'_>,
         config: &Config,
@@ -387,7 +386,7 @@ impl Relay {
     }
 }
 
-impl Inbound<'_> {
+impl Inbound {
     /// One deadline for everything, from the request's arrival.
     fn deadline(&self, handler: &Handler, config: &Config) -> Instant {
         self.arrived
@@ -402,7 +401,7 @@ impl Asked<'_> {
     /// What is kept of the request: nothing that no worker may see.
     fn delivery(
         &self,
-        inbound: &Inbound<'_>,
+        inbound: &Inbound,
         route: RouteName,
         policy: &Policy,
         permit: &Permit,
@@ -435,7 +434,7 @@ impl Asked<'_> {
 /// Checks a webhook's signature, on the bytes as they came. Contract section 10.
 fn verify(
     handler: &Handler,
-    inbound: &Inbound<'_>,
+    inbound: &Inbound,
     body: Body,
     config: &Config,
 ) -> Result<Option<Outcome>, Error> {
@@ -443,7 +442,7 @@ fn verify(
         return Ok(None);
     }
     let body = &body.into_bytes();
-    let Parts { method, headers, uri, .. } = inbound.head;
+    let Parts { method, headers, uri, .. } = &inbound.head;
     let request = WebhookRequest { method, headers, raw_path: uri.path(), raw_query: uri.query(), body };
     webhook::check(&handler.verify, &request, config, SystemTime::now()).map_err(|refused| match refused {
         Refused::Rejected(rejected) => Error::InvalidSignature(rejected),

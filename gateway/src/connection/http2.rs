@@ -61,8 +61,7 @@ where
             let turned_away = Arc::clone(&turned_away);
             async move {
                 activity.unless_let_go().await;
-                let (mut head, body) = request.into_parts();
-                let response = relay.handle(peer, reception, &mut head, body.into()).await;
+                let response = relay.handle(peer, reception, request.map(Into::into)).await;
                 if reception != Reception::Served {
                     turned_away.notify_one();
                 }

@@ -20,7 +20,7 @@ const CLIENT_GONE: u16 = 499;
 /// What the log and the metrics say of a request. They say it when this is dropped, which is also how a client that goes away
 /// ends its request.
 pub(super) struct Trail<'r> {
-    inbound: &'r Inbound<'r>,
+    inbound: &'r Inbound,
     metrics: &'r Metrics,
     tls: &'r ArcSwapOption<ServerConfig>,
     pub(super) route: Option<Arc<str>>,
@@ -39,7 +39,7 @@ pub(super) struct Trail<'r> {
 }
 
 impl<'r> Trail<'r> {
-    pub(super) fn begin(inbound: &'r Inbound<'r>, shared: &'r Shared, log: &'r config::Log) -> Self {
+    pub(super) fn begin(inbound: &'r Inbound, shared: &'r Shared, log: &'r config::Log) -> Self {
         Self {
             inbound,
             metrics: &shared.metrics,
@@ -74,7 +74,7 @@ impl Drop for Trail<'_> {
         self.metrics.observe_request(&inbound.head.method, route, status, elapsed);
         if let Some(trace) = &self.trace {
             trace.end(|| Served {
-                head: inbound.head,
+                head: &inbound.head,
                 is_tls: self.tls.load().is_some(),
                 request_id: &inbound.request_id,
                 route: route.map(|route| &**route),
