@@ -266,7 +266,8 @@ def hook(name):
     )
 
 def seen(request):
-    print("seen", json.dumps([request.path, request.context.delivery]))
+    # In one piece: a thread and the event loop print at once.
+    print(f"seen {json.dumps([request.path, request.context.delivery])}\\n", end="")
     return request.context.delivery["attempt"]
 
 @hook("waits")
